@@ -1,0 +1,1 @@
+"""Dockerfile parser, build steps, executor, cache."""

@@ -1,0 +1,1 @@
+"""Compose files to desired state. Pure."""

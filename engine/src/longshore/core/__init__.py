@@ -1,0 +1,1 @@
+"""The objects users know and their use cases; the state database."""

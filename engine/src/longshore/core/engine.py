@@ -1,0 +1,26 @@
+"""The engine as its users above see it: one object with the use cases, put together by the daemon."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from longshore.core.containers import Containers
+    from longshore.core.database import Database
+    from longshore.core.events import EventBus
+    from longshore.core.execs import Execs
+    from longshore.core.images import Images
+    from longshore.core.networks import Networks
+    from longshore.core.system import System
+    from longshore.core.volumes import Volumes
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    database: "Database"
+    events: "EventBus"
+    images: "Images"
+    networks: "Networks"
+    volumes: "Volumes"
+    containers: "Containers"
+    execs: "Execs"
+    system: "System"

@@ -1,0 +1,1 @@
+"""Composition root: settings, wiring, process tree, self-installation."""

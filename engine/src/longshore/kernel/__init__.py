@@ -1,0 +1,1 @@
+"""One thin door per kernel interface. No policy."""

@@ -1,0 +1,1 @@
+"""Networks, endpoints, address pools, published ports."""

@@ -1,0 +1,1 @@
+"""Values of the OCI specifications. Pure: nothing here touches the machine."""
