@@ -1,0 +1,93 @@
+"""Walks over directory trees whose contents somebody else made: never through a link, any depth."""
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+_FLAT = 32
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a tree. Nothing happens when it is not there.
+
+    A container may nest directories deeper than any path name, recursion limit or descriptor table. Below a
+    depth of 32 a directory is therefore first moved up to the top of the tree.
+    """
+    try:
+        top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        path.unlink(missing_ok=True)
+        return
+    try:
+        while _empty(top, top, 0):
+            pass  # directories were moved up: once more
+    finally:
+        os.close(top)
+    path.rmdir()
+
+
+def _empty(top: int, directory: int, depth: int) -> bool:
+    """Delete the entries of a directory; returns whether it moved some up to `top` instead."""
+    moved = False
+    with os.scandir(directory) as entries:
+        names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_directory in names:
+        if not is_directory:
+            _unlink(name, directory)
+        elif depth >= _FLAT:
+            os.rename(name, secrets.token_hex(16), src_dir_fd=directory, dst_dir_fd=top)
+            moved = True
+        else:
+            moved |= _remove_directory(top, name, directory, depth)
+    return moved
+
+
+def _remove_directory(top: int, name: str, parent: int, depth: int) -> bool:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        child = os.open(name, flags, dir_fd=parent)
+    except FileNotFoundError:
+        return False
+    try:
+        moved = _empty(top, child, depth + 1)
+    finally:
+        os.close(child)
+    try:
+        os.rmdir(name, dir_fd=parent)
+    except FileNotFoundError:
+        pass
+    return moved
+
+
+def _unlink(name: str, directory: int) -> None:
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        pass  # overlayfs cleans its work directory at the same time
+
+
+def tree_size(path: Path) -> int:
+    """Sum of the sizes of the regular files in a tree, a hard-linked one counted once; 0 without a tree.
+
+    Works on a tree that is being changed; what vanishes meanwhile does not count.
+    """
+    total, seen = 0, set[tuple[int, int]]()
+    pending = [path]
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(Path(entry.path))
+                        continue
+                    status = entry.stat(follow_symlinks=False)
+                    key = (status.st_dev, status.st_ino)
+                    if stat.S_ISREG(status.st_mode) and (status.st_nlink == 1 or key not in seen):
+                        seen.add(key)
+                        total += status.st_size
+        except OSError:  # gone meanwhile, or nested deeper than a path name can tell
+            continue
+    return total
