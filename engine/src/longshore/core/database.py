@@ -7,7 +7,7 @@ blobs, is written with fsync outside of this database.
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class Database:
                 )
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> Generator[None, None, None]:
         """All statements inside happen or none does. Do not await inside; nesting joins the outer one."""
         if self._connection.in_transaction:
             yield

@@ -50,7 +50,6 @@ READY_SECONDS = 180  # a virtual machine without KVM is 12 times slower
 UNIT_TEXT = """\
 [Unit]
 Description=Longshore container engine
-Documentation=https://longshore.invalid/docs
 After=network-online.target nss-lookup.target
 Wants=network-online.target
 
@@ -394,7 +393,7 @@ def answers(version: str) -> bool:
 
 
 def install(options: argparse.Namespace) -> Outcome:
-    """Install or upgrade to the bundle's release. If the new daemon does not answer, the old one is put back."""
+    """Install or upgrade to the bundle's release; a daemon that does not answer is replaced by the old one."""
     archive = bundle_path()
     if archive is None:
         raise SetupError("'install' works from a bundle: python3 longshore-….pyz install")
@@ -432,7 +431,9 @@ def wanted_configuration(options: argparse.Namespace) -> dict[Path, bytes]:
             if not isinstance(json.loads(data), dict):
                 raise ValueError("not a JSON object")
         except ValueError as cause:
-            raise SetupError(f"{options.config}: {cause}; daemon.json is a JSON object of settings") from cause
+            raise SetupError(
+                f"{options.config}: {cause}; daemon.json is a JSON object of settings"
+            ) from cause
         files[ETC / "daemon.json"] = data
     if options.tls_dir:
         for name in TLS_FILES:
@@ -615,11 +616,15 @@ def uninstall(options: argparse.Namespace) -> Outcome:
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="longshore-setup", description="Install the Longshore engine on this host.")
+    top = argparse.ArgumentParser(
+        prog="longshore-setup", description="Install the Longshore engine on this host."
+    )
     top.add_argument("--json", action="store_true", help="print the outcome as one JSON line")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, function: Callable[[argparse.Namespace], object], text: str) -> argparse.ArgumentParser:
+    def add(
+        name: str, function: Callable[[argparse.Namespace], object], text: str
+    ) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         command.set_defaults(function=function)
@@ -660,14 +665,17 @@ def main() -> NoReturn:
 def report(result: object, *, as_json: bool) -> None:
     values = cast(
         dict[str, Any],
-        {name: getattr(result, name) for name in Outcome.__slots__} if isinstance(result, Outcome) else result,
+        {name: getattr(result, name) for name in Outcome.__slots__}
+        if isinstance(result, Outcome)
+        else result,
     )
     if as_json:
         print(json.dumps(values))
         return
     for name, value in values.items():
         if value not in ("", [], {}):
-            print(f"{name}: {', '.join(map(str, cast(list[object], value))) if isinstance(value, list) else value}")
+            text = ", ".join(map(str, cast(list[object], value))) if isinstance(value, list) else value
+            print(f"{name}: {text}")
 
 
 if __name__ == "__main__":

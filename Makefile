@@ -1,0 +1,59 @@
+# `make demo` and `make test` are the two commands of the README; both begin with `make setup`.
+SHELL := /bin/bash
+BIN := .venv/bin
+PYTEST := $(BIN)/pytest -q
+
+.PHONY: help setup bundle demo demo-clean test lint types imports unit kernel compat collection fleet test-vm bench clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install what everything else needs: Debian packages, .venv
+	@tools/setup.sh
+
+bundle: setup ## one installable archive of the engine in build/
+	@$(BIN)/python engine/bundle.py
+
+demo: setup ## build an app, create two hosts, deploy it, update it
+	@$(BIN)/python playbooks/examples/hello/demo.py
+
+demo-clean: ## remove everything that `make demo` made
+	@if [ -x $(BIN)/python ]; then $(BIN)/python playbooks/examples/hello/demo.py --clean; fi
+
+test: setup ## every ring of tests, from lint to the virtual machine
+	@tools/run-tests.sh
+
+lint: setup ## style and spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+
+types: setup ## pyright, strict
+	$(BIN)/pyright
+
+imports: setup ## imports go one way
+	$(BIN)/lint-imports
+
+unit: setup ## no root, under a minute
+	$(PYTEST) tests/engine/unit tests/machine tests/unit
+
+kernel: setup ## the engine against this kernel, as root
+	$(PYTEST) tests/engine/kernel
+
+compat: setup ## stock docker CLI and docker-py against our daemon
+	$(PYTEST) tests/engine/compat
+
+collection: setup ## modules and roles against our daemon
+	$(PYTEST) tests/integration
+
+fleet: setup ## the demo as a test
+	$(PYTEST) tests/fleet
+
+test-vm: setup ## the engine in a QEMU machine with systemd and cgroup v2
+	$(PYTEST) tests/vm
+
+bench: setup ## side by side with Debian's docker.io, printed as ratios
+	@$(BIN)/python -m tests.bench
+
+clean: demo-clean ## remove what was built here
+	rm -rf build

@@ -1,0 +1,71 @@
+#!/bin/sh
+# Prepare a checkout: Debian packages, .venv with both packages, Debian's docker as peer, the collection's link.
+# Twice is fine; the second run takes a second. Needs root on Debian 12 or 13.
+set -eu
+cd "$(dirname "$0")/.."
+say() { printf '\033[1m==> %s\033[0m\n' "$*"; }
+
+# What the demo and the tests use. The engine itself needs Python alone.
+packages="ca-certificates python3-venv python3-dev gcc git make mmdebstrap busybox-static openssh-client openssh-server
+  iproute2 iptables procps psmisc skopeo docker-registry qemu-system-x86 qemu-utils e2fsprogs zstd wrk libseccomp2
+  libdevmapper1.02.1 libsystemd0 tini"
+
+# A package whose service would start is kept from it: the machine's owner did not ask for a registry or an sshd.
+install_packages() {
+    missing=""
+    for package in $packages; do
+        dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null | grep -q '^installed$' || missing="$missing $package"
+    done
+    [ -n "$missing" ] || return 0
+    [ "$(id -u)" = 0 ] || { echo "root is needed to install:$missing" >&2; exit 1; }
+    say "Debian packages:$missing"
+    policy=""
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        policy=/usr/sbin/policy-rc.d
+        printf '#!/bin/sh\nexit 101\n' >$policy
+        chmod 755 $policy
+    fi
+    # shellcheck disable=SC2086
+    { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $missing \
+        >build/apt.log 2>&1; } || { [ -z "$policy" ] || rm -f $policy; tail -20 build/apt.log >&2; exit 1; }
+    [ -z "$policy" ] || rm -f $policy
+}
+
+# The stock client and Debian's dockerd, unpacked beside the sources: nothing is installed or started on the machine.
+unpack_docker() {
+    [ -x build/docker/usr/bin/docker ] && return 0
+    say "Debian's docker, unpacked into build/docker"
+    rm -rf build/docker build/debs
+    mkdir -p build/docker build/debs
+    names="docker.io containerd runc"
+    apt-cache show docker-cli >/dev/null 2>&1 && names="$names docker-cli"
+    # shellcheck disable=SC2086
+    (cd build/debs && apt-get -qq download $names)
+    for deb in build/debs/*.deb; do dpkg-deb -x "$deb" build/docker; done
+    rm -rf build/debs
+}
+
+python_environment() {
+    python=$(for name in python3 python3.13 python3.12 python3.11; do
+        path=/usr/bin/$name
+        [ -x $path ] && $path -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $path && break
+    done)
+    [ -n "$python" ] || { echo "Python 3.11 or newer is needed in /usr/bin" >&2; exit 1; }
+    stamp=$(cat requirements.txt engine/pyproject.toml machine/pyproject.toml tools/setup.sh | sha256sum | cut -c1-16)
+    if [ "$(cat .venv/stamp 2>/dev/null)" != "$stamp" ]; then
+        say "Python packages into .venv"
+        [ -x .venv/bin/python ] || "$python" -m venv .venv
+        .venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt -e engine -e machine \
+            >build/pip.log 2>&1 || { tail -20 build/pip.log >&2; exit 1; }
+        echo "$stamp" >.venv/stamp
+    fi
+    # Ansible finds collections below sys.path, so the checkout itself becomes longshore.fleet.
+    site=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    mkdir -p "$site/ansible_collections/longshore"
+    ln -sfn "$PWD" "$site/ansible_collections/longshore/fleet"
+}
+
+mkdir -p build
+install_packages
+unpack_docker
+python_environment
