@@ -1,6 +1,7 @@
 """The values of the network area: what core asks for and what it stores with a container."""
 
 from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv4Network
 
 import msgspec
 
@@ -41,6 +42,8 @@ class EndpointRequest(msgspec.Struct, frozen=True):
     ip: str = ""  # wanted address; Conflict when used, InvalidArgument outside of the subnet
     name: str = ""  # the container's name without slash, for messages only
     interface: str = "eth0"
+    # id of a running container whose host ports this one takes over later, by `hand_over`: until then they wait
+    successor_of: str = ""
 
 
 class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -59,6 +62,7 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     ports: tuple[PortMapping, ...] = ()
     interface: str = "eth0"
     name: str = ""
+    waiting: tuple[PortMapping, ...] = ()  # host ports that a predecessor still has
 
 
 class BridgeNetwork(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -73,3 +77,8 @@ class BridgeNetwork(msgspec.Struct, frozen=True, omit_defaults=True):
     icc: bool = True  # containers of this network reach each other
     masquerade: bool = True
     ip_range: str = ""  # hand out addresses of this part of the subnet only
+
+    @property
+    def address(self) -> IPv4Interface:
+        """The bridge's own."""
+        return IPv4Interface(f"{self.gateway}/{IPv4Network(self.subnet).prefixlen}")
