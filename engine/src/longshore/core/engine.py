@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from longshore.core.containers import Containers
     from longshore.core.database import Database
+    from longshore.core.doctor import Doctor
     from longshore.core.events import EventBus
     from longshore.core.execs import Execs
     from longshore.core.images import Images
     from longshore.core.networks import Networks
     from longshore.core.system import System
     from longshore.core.volumes import Volumes
+    from longshore.storage.content import ContentStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +26,5 @@ class Engine:
     containers: "Containers"
     execs: "Execs"
     system: "System"
+    content: "ContentStore"
+    doctor: "Doctor"

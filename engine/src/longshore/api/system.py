@@ -1,0 +1,52 @@
+"""Ping, version, info, disk usage, login check, doctor."""
+
+import asyncio
+
+from longshore.api.http import AnyReply, Reply, Request, Route
+from longshore.errors import Unsupported
+
+# Builder-Version 1 is the classic builder: the docker CLI then sends a plain tar to POST /build.
+_PING = {
+    "Builder-Version": "1",
+    "Cache-Control": "no-cache, no-store, must-revalidate",
+    "Content-Type": "text/plain; charset=utf-8",
+    "Pragma": "no-cache",
+    "Swarm": "inactive",
+}
+
+
+async def ping(request: Request) -> AnyReply:
+    return Reply(body=b"OK", headers=_PING)
+
+
+async def version(request: Request) -> AnyReply:
+    return Reply(body=request.engine.system.version())
+
+
+async def info(request: Request) -> AnyReply:
+    view = request.engine.system.info()
+    view["Warnings"] = [*(view.get("Warnings") or []), *request.engine.doctor.warnings()] or None
+    return Reply(body=view)
+
+
+async def disk_usage(request: Request) -> AnyReply:
+    return Reply(body=await request.engine.system.disk_usage(tuple(request.query.all("type"))))
+
+
+async def auth(request: Request) -> AnyReply:
+    raise Unsupported("checking a login", detail="not implemented yet", hint="pulls send the login with them")
+
+
+async def doctor(request: Request) -> AnyReply:
+    return Reply(body=await asyncio.to_thread(request.engine.doctor.examine))
+
+
+ROUTES = [
+    Route("GET", "/_ping", ping),
+    Route("HEAD", "/_ping", ping),
+    Route("GET", "/version", version),
+    Route("GET", "/info", info),
+    Route("GET", "/system/df", disk_usage),
+    Route("POST", "/auth", auth),
+    Route("GET", "/longshore/v1/doctor", doctor),
+]

@@ -1,0 +1,172 @@
+"""A hijacked connection on this terminal: raw mode, window size, standard input, detach keys."""
+
+import os
+import selectors
+import signal
+import socket
+import struct
+import sys
+import termios
+import tty
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from longshore.cli.client import Upgraded
+
+DETACH = b"\x10\x11"  # ctrl-p ctrl-q, as docker
+
+
+class Detached(Exception):  # noqa: N818 - not an error
+    """The user typed the detach keys: the container goes on."""
+
+
+class Demultiplexer:
+    """Docker's frames: one byte stream (1 out, 2 err), three zero bytes, big-endian length, payload."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """(stream, bytes) of all frames, pieces of the last one included only when complete."""
+        self._buffer += data
+        while len(self._buffer) >= 8:
+            stream, length = struct.unpack_from(">BxxxI", self._buffer)
+            if len(self._buffer) < 8 + length:
+                return
+            yield stream, self._buffer[8 : 8 + length]
+            self._buffer = self._buffer[8 + length :]
+
+
+def write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+@contextmanager
+def raw_terminal(active: bool) -> Generator[None]:
+    """Standard input without line editing and echo; restored on every way out."""
+    fd = sys.stdin.fileno()
+    if not active or not os.isatty(fd):
+        yield
+        return
+    saved = termios.tcgetattr(fd)
+    tty.setraw(fd)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, saved)
+
+
+def window_size() -> tuple[int, int] | None:
+    """(height, width) of our terminal, None without one."""
+    try:
+        width, height = os.get_terminal_size(sys.stdout.fileno())
+    except OSError:
+        return None
+    return height, width
+
+
+@contextmanager
+def handled(signals: dict[int, Callable[[], Any]]) -> Generator[None]:
+    """Call these while inside; a failing call (the container just ended) is of no interest."""
+
+    def handler(number: int, _frame: FrameType | None) -> None:
+        signals[number]()
+
+    saved = {number: signal.signal(number, handler) for number in signals}
+    try:
+        yield
+    finally:
+        for number, old in saved.items():
+            signal.signal(number, old)
+
+
+class Pump:
+    """Moves bytes between this process's stdio and the connection until the other side ends."""
+
+    def __init__(self, upgraded: Upgraded, *, stdin: bool, tty: bool) -> None:
+        self._socket = upgraded.socket
+        self._early = upgraded.early
+        self._stdin, self._tty = stdin, tty
+        self._frames = Demultiplexer()
+        self._held = b""
+
+    def run(self) -> None:
+        """Raises Detached."""
+        self._output(self._early)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._socket, selectors.EVENT_READ)
+            if self._stdin:
+                try:
+                    selector.register(0, selectors.EVENT_READ)
+                except PermissionError:  # epoll takes no regular files: `longshore run -i … < file`
+                    self._send_file()
+            while True:
+                for key, _ in selector.select():
+                    if key.fileobj == 0:
+                        if not self._input():
+                            selector.unregister(0)
+                    elif not self._receive():
+                        return
+
+    def _receive(self) -> bool:
+        try:
+            data = self._socket.recv(1 << 16)
+        except ConnectionResetError:
+            return False
+        self._output(data)
+        return bool(data)
+
+    def _output(self, data: bytes) -> None:
+        if self._tty:
+            write_all(1, data)
+            return
+        for stream, payload in self._frames.feed(data):
+            write_all(2 if stream == 2 else 1, payload)
+
+    def _input(self) -> bool:
+        data = os.read(0, 1 << 16)
+        if data and self._tty:
+            data = self._watch(data)
+            if data:
+                self._send(data)
+            return True
+        if data:
+            return self._send(data)
+        self._end_input()
+        return False
+
+    def _watch(self, data: bytes) -> bytes:
+        """Hold the first detach key back until the next key shows what it meant."""
+        data = self._held + data
+        self._held = b""
+        if DETACH in data:
+            raise Detached
+        if data.endswith(DETACH[:1]):
+            self._held = DETACH[:1]
+            return data[:-1]
+        return data
+
+    def _send(self, data: bytes) -> bool:
+        try:
+            self._socket.sendall(data)
+        except (BrokenPipeError, ConnectionResetError):
+            return False  # its program ended; what it wrote is still to be read
+        return True
+
+    def _send_file(self) -> None:
+        while data := os.read(0, 1 << 16):
+            if not self._send(data):
+                return
+        self._end_input()
+
+    def _end_input(self) -> None:
+        try:
+            if hasattr(self._socket, "unwrap"):
+                self._socket.unwrap()  # type: ignore[attr-defined]
+            else:
+                self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # already gone
