@@ -1,0 +1,113 @@
+"""POST /build: the classic builder's door."""
+
+import base64
+import binascii
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from longshore.api.http import AnyReply, Reply, Request, Route, Stream
+from longshore.build.builder import Build, Builder, BuildFailed
+from longshore.build.options import BuildOptions
+from longshore.errors import EngineError, InvalidArgument, Unsupported
+from longshore.registry.auth import Credentials
+
+T = TypeVar("T")
+
+
+async def build(request: Request) -> AnyReply:
+    """What is wrong with the request or the Dockerfile is told by status; what fails later, in the stream."""
+    if request.query.get("version") == "2":
+        raise Unsupported(
+            "BuildKit is not served yet", hint="use DOCKER_BUILDKIT=0 docker build, or longshore build"
+        )
+    if request.query.get("remote"):
+        raise Unsupported(
+            "building from a URL is not served yet", hint="download it and send it as the context"
+        )
+    builder = Builder(request.engine, Path(request.engine.images.content.ingest))
+    prepared = await builder.prepare(request.body, build_options(request))
+    return Stream(_lines(prepared))
+
+
+def build_options(request: Request) -> BuildOptions:
+    """Raises InvalidArgument that names the parameter."""
+    query = request.query
+    return BuildOptions(
+        dockerfile=query.get("dockerfile") or "Dockerfile",
+        tags=tuple(tag for tag in query.all("t") if tag),
+        build_args=_json(request, "buildargs", dict[str, str | None]),
+        labels=_json(request, "labels", dict[str, str]),
+        target=query.get("target", ""),
+        no_cache=query.flag("nocache"),
+        pull=query.flag("pull"),
+        remove=query.flag("rm", default=True),
+        force_remove=query.flag("forcerm"),
+        quiet=query.flag("q"),
+        platform=query.get("platform", ""),
+        network_mode=query.get("networkmode", ""),
+        extra_hosts=tuple(host for text in query.all("extrahosts") for host in text.split(",") if host),
+        shm_size=query.integer("shmsize", 0) or 0,
+        memory=query.integer("memory", 0) or 0,
+        memory_swap=query.integer("memswap", 0) or 0,
+        cpu_shares=query.integer("cpushares", 0) or 0,
+        cpu_period=query.integer("cpuperiod", 0) or 0,
+        cpu_quota=query.integer("cpuquota", 0) or 0,
+        cpuset_cpus=query.get("cpusetcpus", ""),
+        credentials=_credentials(request.headers.get("X-Registry-Config", "")),
+    )
+
+
+def _json(request: Request, name: str, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(request.query.get(name) or "{}", type=kind)
+    except msgspec.MsgspecError as cause:
+        raise InvalidArgument(f"invalid value of {name}", detail=str(cause)) from cause
+
+
+def _credentials(text: str) -> dict[str, Credentials]:
+    """X-Registry-Config: base64url of {registry: credentials}."""
+    if not text:
+        return {}
+    try:
+        data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        found = msgspec.json.decode(data, type=dict[str, Credentials])
+    except (msgspec.MsgspecError, binascii.Error, ValueError) as cause:
+        raise InvalidArgument("invalid X-Registry-Config header", detail=str(cause)) from cause
+    hub = "https://index.docker.io/v1/"
+    return {"docker.io" if name == hub else name: value for name, value in found.items()}
+
+
+async def _lines(prepared: Build) -> AsyncIterator[bytes]:
+    events = prepared.run()
+    try:
+        async for event in events:
+            yield msgspec.json.encode(event) + b"\r\n"
+    except EngineError as error:
+        detail: dict[str, object] = {"message": str(error)}
+        if isinstance(error, BuildFailed):
+            detail["code"] = error.code
+        yield msgspec.json.encode({"errorDetail": detail, "error": str(error)}) + b"\r\n"
+    finally:
+        await events.aclose()
+
+
+async def prune(request: Request) -> AnyReply:
+    """POST /build/prune: forget the cache, then remove what only the cache held."""
+    rows = request.engine.database.all("SELECT image_id FROM build_cache") if _has_cache(request) else []
+    if rows:
+        request.engine.database.execute("DELETE FROM build_cache")
+    _, freed = await request.engine.images.prune({"dangling": ["true"]})
+    return Reply(body={"CachesDeleted": [str(row["image_id"]) for row in rows], "SpaceReclaimed": freed})
+
+
+def _has_cache(request: Request) -> bool:
+    return request.engine.database.one("SELECT 1 FROM sqlite_master WHERE name = 'build_cache'") is not None
+
+
+ROUTES = [
+    Route("POST", "/build", build),
+    Route("POST", "/build/prune", prune),
+]

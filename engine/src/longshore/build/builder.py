@@ -1,0 +1,546 @@
+"""Build an image from a Dockerfile, step by step, as the classic builder does.
+
+Every step gives an image, so that the next build can begin where something changed. The cache holds only what was
+built here, by parent, instruction and contents; images that were pulled or loaded never enter it (CVE-2024-24557).
+COPY and ADD write their layer straight from the context or from another stage's layers: no container, no mount.
+"""
+
+import asyncio
+import hashlib
+import posixpath
+import struct
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from longshore.build.configure import (
+    DEFAULT_SHELL,
+    OwnerLookup,
+    command_of,
+    configure,
+    environment,
+    parse_owner,
+)
+from longshore.build.context import decompressed, receive_context
+from longshore.build.copying import Placed, Request, digest_of, plan_copy, plan_directory, write_layer
+from longshore.build.dockerfile import Instruction, parse_dockerfile, parse_instruction
+from longshore.build.fetch import with_remote_files
+from longshore.build.options import BuildOptions
+from longshore.build.stages import Plan, Stage, declared_arguments, plan_stages
+from longshore.build.trees import ContextTree, LayersTree, Tree, resolve
+from longshore.build.words import expand, expand_words
+from longshore.core.engine import Engine
+from longshore.core.images import Image
+from longshore.core.model import CreateRequest, HostConfig
+from longshore.errors import EngineError, InvalidArgument, NotFound
+from longshore.oci.descriptor import host_platform
+from longshore.oci.image_config import ContainerDefaults, ImageConfig, RootFS
+from longshore.oci.reference import parse_reference
+
+Event = Mapping[str, object]
+MAX_TEXT = 1 << 20  # of /etc/passwd, /etc/group and the Dockerfile
+
+# Build arguments that work without ARG (Dockerfile reference, "Predefined ARGs"); they leave no trace in the image.
+PREDEFINED = frozenset(
+    name
+    for word in ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
+    for name in (word, word.upper())
+)
+_SCHEMA = ["CREATE TABLE build_cache (key TEXT PRIMARY KEY, image_id TEXT NOT NULL, used REAL NOT NULL)"]
+
+
+class BuildFailed(EngineError):
+    """A RUN ended with another code than 0; the client shows the code."""
+
+    def __init__(self, command: str, code: int) -> None:
+        super().__init__(f"The command '{command}' returned a non-zero code: {code}")
+        self.code = code
+
+
+@dataclass(slots=True)
+class State:
+    """Where a stage stands: the image so far, the configuration for the next one."""
+
+    stage: Stage
+    image: Image | None = None
+    config: ContainerDefaults = field(default_factory=ContainerDefaults)
+    arguments: dict[str, str] = field(default_factory=dict[str, str])
+    cmd_set: bool = False
+    cached: bool = True  # one miss ends the use of the cache in this stage
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return self.arguments | environment(self.config)  # ENV always overrides ARG
+
+
+class Builder:
+    def __init__(self, engine: Engine, scratch: Path) -> None:
+        """`scratch`: a folder on the disk of the images, for the context."""
+        self._engine, self._scratch = engine, scratch
+        engine.database.migrate("build", _SCHEMA)
+
+    async def prepare(self, context: AsyncIterable[bytes], options: BuildOptions) -> "Build":
+        """Take the context and judge the Dockerfile before anything is said to the client.
+
+        Raises InvalidArgument for a broken context, a missing or wrong Dockerfile, a bad tag or target.
+        """
+        tags = [parse_reference(tag).with_default_tag().familiar for tag in options.tags]
+        tree = await receive_context(context, self._scratch)
+        try:
+            dockerfile = parse_dockerfile(_read_dockerfile(tree, options.dockerfile))
+            plan = plan_stages(dockerfile, options.build_args, options.target)
+        except BaseException:
+            tree.close()
+            raise
+        return Build(self._engine, self._scratch, options, tree, plan, dockerfile.escape, tags)
+
+
+def _read_dockerfile(tree: ContextTree, name: str) -> str:
+    entry = tree.entry(resolve(tree, posixpath.normpath("/" + name)))
+    if entry is None or not entry.is_file:
+        raise InvalidArgument(f"Cannot locate specified Dockerfile: {name}")
+    if entry.size > MAX_TEXT:
+        raise InvalidArgument(f"the Dockerfile is too large: {entry.size} bytes")
+    with tree.open(entry) as stream:
+        try:
+            return stream.read().decode()
+        except UnicodeDecodeError as cause:
+            raise InvalidArgument("the Dockerfile is no UTF-8 text", detail=str(cause)) from cause
+
+
+class Build:
+    """One build. `run()` yields what the API streams; leaving it early stops and removes the running step."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        scratch: Path,
+        options: BuildOptions,
+        context: ContextTree,
+        plan: Plan,
+        escape: str,
+        tags: list[str],
+    ) -> None:
+        self._engine, self._options, self._plan, self._escape = engine, options, plan, escape
+        self._context, self._tags, self._scratch = context, tags, scratch
+        self._finished: dict[int, State] = {}
+        self._used: set[str] = set()
+        self._number = 0
+
+    async def run(self) -> AsyncGenerator[Event, None]:
+        """Raises EngineError when a step fails; nothing half-made stays."""
+        try:
+            state: State | None = None
+            for stage in self._plan.stages:
+                state = State(stage)
+                async for event in self._stage(state):
+                    yield event
+                self._finished[stage.number] = state
+            assert state is not None  # a plan has at least one stage
+            if self._options.labels:
+                async for event in self._labels(state):
+                    yield event
+            if state.image is None:
+                raise InvalidArgument("No image was generated. Is your Dockerfile empty?")
+            for event in self._farewell(state.image):
+                yield event
+        finally:
+            self._context.close()
+
+    def _farewell(self, image: Image) -> list[Event]:
+        unused = sorted(set(self._options.build_args) - self._used - PREDEFINED)
+        events: list[Event] = []
+        if unused:
+            events.append({"stream": f"[Warning] One or more build-args {unused} were not consumed\n"})
+        events.append({"aux": {"ID": str(image.id)}})
+        events.append({"stream": f"Successfully built {image.id.short}\n"})
+        for tag in self._tags:
+            self._engine.images.tag(str(image.id), tag)
+            events.append({"stream": f"Successfully tagged {tag}\n"})
+        return events
+
+    # Stages and steps
+
+    async def _stage(self, state: State) -> AsyncGenerator[Event, None]:
+        yield self._step_line(state.stage.source)
+        async for event in self._from(state):
+            yield event
+        triggers = [parse_instruction(state.stage.source.line, text) for text in state.config.on_build or []]
+        if triggers:
+            state.config = msgspec.structs.replace(state.config, on_build=None)
+            yield {"stream": f"# Executing {len(triggers)} build triggers\n"}
+            for trigger in triggers:
+                async for event in self._step(state, trigger):
+                    yield event
+        for instruction in state.stage.steps:
+            yield self._step_line(instruction)
+            async for event in self._step(state, instruction):
+                yield event
+
+    def _step_line(self, instruction: Instruction) -> Event:
+        self._number += 1
+        return {"stream": f"Step {self._number}/{self._plan.steps} : {instruction.original}\n"}
+
+    async def _from(self, state: State) -> AsyncGenerator[Event, None]:
+        base = self._stage_named(state.stage.base, state.stage.number)
+        if base is not None:
+            state.image, state.config = base.image, base.config
+        elif state.stage.base != "scratch":
+            async for event in self._fetch_base(state, state.stage.base):
+                yield event
+        if state.image is not None:
+            state.config = base.config if base else state.image.config.defaults
+        yield {"stream": f" ---> {state.image.id.short if state.image else ''}\n"}
+
+    async def _fetch_base(self, state: State, name: str) -> AsyncGenerator[Event, None]:
+        """The local image, or a pulled one whose progress goes to the client."""
+        images = self._engine.images
+        if not self._options.pull:
+            try:
+                state.image = images.get(name)
+                return
+            except NotFound:
+                pass
+        lines: asyncio.Queue[Event | None] = asyncio.Queue()
+        reference = parse_reference(name).with_default_tag()
+        platform = state.stage.platform or self._options.platform
+        credentials = self._options.credentials.get(reference.domain)
+
+        async def pull() -> Image:
+            try:
+                return await images.pull(
+                    str(reference), platform=platform, auth=credentials, progress=lines.put_nowait
+                )
+            finally:
+                lines.put_nowait(None)
+
+        task = asyncio.create_task(pull())
+        try:
+            while (line := await lines.get()) is not None:
+                yield line
+            state.image = await task
+        finally:
+            task.cancel()
+
+    def _stage_named(self, name: str, before: int) -> State | None:
+        for number, state in sorted(self._finished.items(), reverse=True):
+            if number < before and (state.stage.name == name.lower() or str(number) == name):
+                return state
+        return None
+
+    async def _step(self, state: State, instruction: Instruction) -> AsyncGenerator[Event, None]:
+        match instruction.keyword:
+            case "ARG":
+                self._declare(state, instruction)
+                if state.image:
+                    yield {"stream": f" ---> {state.image.id.short}\n"}
+                return
+            case "RUN":
+                steps = self._run(state, instruction)
+            case "COPY" | "ADD":
+                steps = self._copy(state, instruction)
+            case "WORKDIR":
+                state.config = configure(instruction, state.config, state.variables, self._escape)
+                steps = self._workdir(state, instruction)
+            case _:
+                self._configure(state, instruction)
+                steps = self._commit_step(state, _comment(instruction.original), instruction.original)
+        async for event in steps:
+            yield event
+
+    def _declare(self, state: State, instruction: Instruction) -> None:
+        given = self._options.build_args
+        declared = declared_arguments(instruction, given, state.variables, self._escape)
+        for word in expand_words(instruction.text, state.variables, self._escape):
+            name = word.partition("=")[0]
+            self._used.add(name)
+            # An ARG before FROM gives its value to an ARG without one.
+            if name not in declared and name in self._plan.arguments:
+                declared[name] = self._plan.arguments[name]
+        state.arguments |= declared
+
+    def _configure(self, state: State, instruction: Instruction) -> None:
+        state.config = configure(instruction, state.config, state.variables, self._escape)
+        if instruction.keyword == "CMD":
+            state.cmd_set = True
+        elif instruction.keyword == "ENTRYPOINT" and not state.cmd_set:
+            state.config = msgspec.structs.replace(state.config, cmd=None)
+
+    async def _labels(self, state: State) -> AsyncGenerator[Event, None]:
+        labels = dict(self._options.labels)
+        state.config = msgspec.structs.replace(state.config, labels={**(state.config.labels or {}), **labels})
+        text = "LABEL " + " ".join(f"{name}={value}" for name, value in sorted(labels.items()))
+        async for event in self._commit_step(state, _comment(text), text):
+            yield event
+
+    # The cache
+
+    def _key(self, state: State, *parts: object) -> str:
+        parent = str(state.image.id) if state.image else "scratch"
+        config = msgspec.json.encode(state.config)
+        return hashlib.sha256(repr((parent, config, parts)).encode()).hexdigest()
+
+    def _cached(self, state: State, key: str) -> Image | None:
+        if self._options.no_cache or not state.cached:
+            state.cached = False
+            return None
+        row = self._engine.database.one("SELECT image_id FROM build_cache WHERE key = ?", key)
+        try:
+            if row is not None:
+                image = self._engine.images.get(str(row["image_id"]))
+                self._engine.database.execute(
+                    "UPDATE build_cache SET used = ? WHERE key = ?", time.time(), key
+                )
+                return image
+        except NotFound:
+            self._engine.database.execute("DELETE FROM build_cache WHERE key = ?", key)
+        state.cached = False
+        return None
+
+    def _remember(self, state: State, key: str, image: Image) -> None:
+        state.image = image
+        self._engine.database.execute(
+            "INSERT OR REPLACE INTO build_cache VALUES (?, ?, ?)", key, str(image.id), time.time()
+        )
+
+    # Steps that only change the configuration
+
+    async def _commit_step(self, state: State, comment: str, original: str) -> AsyncGenerator[Event, None]:
+        key = self._key(state, "config", original)
+        image = self._cached(state, key)
+        if image is not None:
+            yield {"stream": " ---> Using cache\n"}
+            state.image = image
+        else:
+            made = await self._engine.images.commit(
+                state.image, None, self._config(state), created_by=comment
+            )
+            self._remember(state, key, made)
+        assert state.image is not None  # both arms above set it
+        yield {"stream": f" ---> {state.image.id.short}\n"}
+
+    def _config(self, state: State) -> ImageConfig:
+        base = state.image.config if state.image else None
+        here = host_platform()
+        return ImageConfig(
+            architecture=base.architecture if base else here.architecture,
+            os=base.os if base else here.os,
+            variant=base.variant if base else here.variant,
+            rootfs=RootFS(),
+            config=state.config,
+        )
+
+    # Steps that add files
+
+    async def _copy(self, state: State, instruction: Instruction) -> AsyncGenerator[Event, None]:
+        image = await self._layers_of(state.image)
+        source: Tree = self._context
+        origin = instruction.flags.get("from")
+        if origin is not None:
+            source = await self._source_image(state, expand(origin, state.variables, self._escape))
+        request = self._copy_request(state, instruction, image)
+        request, source = await with_remote_files(request, source, self._scratch)
+        placed = await asyncio.to_thread(plan_copy, request, source, image, decompressed)
+        digest = await asyncio.to_thread(digest_of, placed, request)
+        kind = "dir" if any(item.entry.is_directory for item in placed) else "file"
+        comment = _comment(f"{instruction.keyword} {kind}:{digest} in {request.destination}")
+        async for event in self._layer_step(state, comment, placed, request, digest):
+            yield event
+
+    async def _workdir(self, state: State, instruction: Instruction) -> AsyncGenerator[Event, None]:
+        """The directory is made when the image lacks it, so that RUN and the container begin there."""
+        image = await self._layers_of(state.image)
+        request = Request("WORKDIR", (), state.config.working_dir)
+        placed = plan_directory(state.config.working_dir, image)
+        if not placed:
+            steps = self._commit_step(state, _comment(instruction.original), instruction.original)
+        else:
+            steps = self._layer_step(
+                state, _comment(instruction.original), placed, request, instruction.original
+            )
+        async for event in steps:
+            yield event
+
+    async def _layer_step(
+        self, state: State, comment: str, placed: list[Placed], request: Request, digest: str
+    ) -> AsyncGenerator[Event, None]:
+        key = self._key(state, "layer", request.destination, digest)
+        image = self._cached(state, key)
+        if image is not None:
+            yield {"stream": " ---> Using cache\n"}
+            state.image = image
+        else:
+            made = await self._engine.images.commit_tar(
+                state.image,
+                lambda write: write_layer(placed, request, write),
+                self._config(state),
+                created_by=comment,
+            )
+            self._remember(state, key, made)
+        assert state.image is not None  # both arms above set it
+        yield {"stream": f" ---> {state.image.id.short}\n"}
+
+    def _copy_request(self, state: State, instruction: Instruction, image: Tree) -> Request:
+        if instruction.words is not None:
+            words = [expand(word, state.variables, self._escape) for word in instruction.words]
+        else:
+            words = expand_words(instruction.text, state.variables, self._escape)
+        if len(words) < 2:
+            raise instruction.error(
+                f"{instruction.keyword} requires at least two arguments, but only one was provided"
+            )
+        *sources, destination = words
+        slash = "/" if destination.endswith(("/", "/.")) or destination in (".", "./") else ""
+        base = state.config.working_dir or "/"
+        absolute = posixpath.normpath(posixpath.join("/", base, destination))
+        owner = instruction.flags.get("chown")
+        mode = instruction.flags.get("chmod")
+        return Request(
+            instruction.keyword,
+            tuple(sources),
+            absolute if absolute == "/" else absolute + slash,
+            owner=self._owner(expand(owner, state.variables, self._escape), image) if owner else None,
+            mode=_octal(instruction, expand(mode, state.variables, self._escape)) if mode else None,
+            unpack=instruction.keyword == "ADD",
+        )
+
+    def _owner(self, text: str, image: Tree) -> tuple[int, int]:
+        def read(path: str) -> str:
+            entry = image.entry(resolve(image, path))
+            if entry is None or not entry.is_file:
+                return ""
+            with image.open(entry) as stream:
+                return stream.read(MAX_TEXT).decode(errors="replace")
+
+        return parse_owner(text, OwnerLookup(read("/etc/passwd"), read("/etc/group")))
+
+    async def _layers_of(self, image: Image | None) -> LayersTree:
+        images = self._engine.images
+        if image is None:
+            return LayersTree([])
+        await images.ensure_unpacked(image)
+        return LayersTree([images.layers.directory / name for name in images.rootfs(image)])
+
+    async def _source_image(self, state: State, name: str) -> LayersTree:
+        stage = self._stage_named(name, state.stage.number)
+        if stage is not None:
+            return await self._layers_of(stage.image)
+        other = State(state.stage)
+        async for _ in self._fetch_base(other, name):
+            pass
+        return await self._layers_of(other.image)
+
+    # RUN
+
+    async def _run(self, state: State, instruction: Instruction) -> AsyncGenerator[Event, None]:
+        if state.image is None:
+            raise instruction.error("RUN needs a base image; this stage is FROM scratch and empty so far")
+        command = command_of(instruction, state.config)
+        arguments = self._run_arguments(state)
+        traced = [f"{name}={value}" for name, value in arguments.items() if name not in PREDEFINED]
+        created_by = " ".join([f"|{len(traced)}", *traced, *command] if traced else command)
+        key = self._key(state, "run", command, sorted(traced), instruction.flags)
+        image = self._cached(state, key)
+        if image is not None:
+            yield {"stream": " ---> Using cache\n"}
+            state.image = image
+            yield {"stream": f" ---> {image.id.short}\n"}
+            return
+        containers = self._engine.containers
+        container = await containers.create("", self._container(state, command, arguments, instruction))
+        keep = False
+        try:
+            yield {"stream": f" ---> Running in {container.id[:12]}\n"}
+            attachment = containers.attach(container)
+            await containers.start(container)
+            reader, writer = await attachment.open()
+            try:
+                async for text in _output(reader):
+                    yield {"stream": text}
+            finally:
+                writer.close()
+            status = await containers.wait(container)
+            keep = not self._options.remove
+            if status.code != 0:
+                keep = not self._options.force_remove  # for a look at what went wrong, as Docker does
+                raise BuildFailed(" ".join(command), status.code)
+            made = await self._engine.images.commit(
+                state.image, containers.upper(container), self._config(state), created_by=created_by
+            )
+            self._remember(state, key, made)
+        finally:
+            if not keep:
+                await containers.remove(container, force=True, volumes=True)
+        yield {"stream": f"Removing intermediate container {container.id[:12]}\n"}
+        yield {"stream": f" ---> {made.id.short}\n"}
+
+    def _run_arguments(self, state: State) -> dict[str, str]:
+        """Build arguments that RUN sees: declared ones and the predefined, where ENV does not override them."""
+        predefined = {
+            name: value
+            for name, value in self._options.build_args.items()
+            if name in PREDEFINED and value is not None
+        }
+        known = environment(state.config)
+        return {
+            name: value for name, value in sorted((predefined | state.arguments).items()) if name not in known
+        }
+
+    def _container(
+        self, state: State, command: list[str], arguments: dict[str, str], instruction: Instruction
+    ) -> CreateRequest:
+        options, config = self._options, state.config
+        assert state.image is not None  # checked by the caller
+        return CreateRequest(
+            image=str(state.image.id),
+            cmd=command,
+            entrypoint=[""],  # none, also not the image's
+            env=[*(config.env or []), *(f"{name}={value}" for name, value in arguments.items())],
+            user=config.user,
+            working_dir=config.working_dir,
+            attach_stdout=True,
+            attach_stderr=True,
+            host_config=HostConfig(
+                network_mode=instruction.flags.get("network", options.network_mode) or "default",
+                extra_hosts=list(options.extra_hosts) or None,
+                shm_size=options.shm_size,
+                memory=options.memory,
+                memory_swap=options.memory_swap,
+                cpu_shares=options.cpu_shares,
+                cpu_period=options.cpu_period,
+                cpu_quota=options.cpu_quota,
+                cpuset_cpus=options.cpuset_cpus,
+            ),
+        )
+
+
+def _comment(text: str) -> str:
+    """History's words for a step that ran nothing."""
+    return f"{' '.join(DEFAULT_SHELL)} #(nop) {text}"
+
+
+def _octal(instruction: Instruction, text: str) -> int:
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o7777:
+        raise instruction.error(
+            f"invalid chmod parameter: {text!r}; it should be octal and between 0 and 07777"
+        )
+    return mode
+
+
+async def _output(reader: asyncio.StreamReader) -> AsyncGenerator[str, None]:
+    """Text of an attached container without tty: Docker's frames (8 bytes: stream, 0 0 0, length)."""
+    while True:
+        try:
+            header = await reader.readexactly(8)
+            (length,) = struct.unpack(">xxxxI", header)
+            data = await reader.readexactly(length)
+        except asyncio.IncompleteReadError:
+            return
+        yield data.decode(errors="replace")
