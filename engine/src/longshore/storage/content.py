@@ -51,7 +51,7 @@ class BlobWriter:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
     def fileno(self) -> int:
-        """The file, for a worker process that writes it instead of us; then finish with `commit_foreign()`."""
+        """The file, for a worker process that writes it for us; then finish with `commit_foreign()`."""
         return self._fd
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
@@ -193,11 +193,11 @@ class ContentStore:
         self.path(digest).unlink(missing_ok=True)
 
     def list(self) -> Iterable[Digest]:
-        return [parse_digest(f"sha256:{name}") for name in sorted(os.listdir(self._blobs))]
+        return [parse_digest(f"sha256:{name}") for name in sorted(e.name for e in self._blobs.iterdir())]
 
     @contextmanager
     def lease(self) -> Generator[set[Digest], None, None]:
-        """While open, what is written or asked for by `has` is not collected. Yields the growing set of it."""
+        """While open, what is written, or found by `has`, is not collected. Yields the growing set."""
         token, kept = object(), set[Digest]()
         with self._lock:
             self._leases[token] = kept

@@ -1,7 +1,5 @@
 """The writable directories of containers: `<root>/<container id>/{upper,work}` for an overlay mount."""
 
-import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +52,7 @@ class Snapshots:
         return Writable(base / "upper", base / "work")
 
     def remove(self, id: str) -> None:
-        """Delete the container's files. Twice is fine; an overlay that is still mounted survives until unmounted."""
+        """Delete the container's files. Twice is fine. An overlay that is still mounted keeps them until then."""
         base = self._base(id)
         trash = self.root / f".removing-{id}"
         try:
@@ -70,14 +68,9 @@ class Snapshots:
         return tree_size(self._base(id) / "upper")
 
     def list(self) -> list[str]:
-        return sorted(name for name in os.listdir(self.root) if not name.startswith("."))
+        return sorted(name for name in (e.name for e in self.root.iterdir()) if not name.startswith("."))
 
     def _base(self, id: str) -> Path:
         if not id or "/" in id or id.startswith("."):
             raise InvalidArgument("invalid snapshot id", detail=repr(id))
         return self.root / id
-
-
-def is_whiteout(status: os.stat_result) -> bool:
-    """Overlayfs marks a deleted file by a character device 0:0 (overlayfs.rst, "whiteouts and opaque directories")."""
-    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0

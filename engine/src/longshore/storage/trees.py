@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 
 _FLAT = 32
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def remove_tree(path: Path) -> None:
@@ -15,18 +16,31 @@ def remove_tree(path: Path) -> None:
     depth of 32 a directory is therefore first moved up to the top of the tree.
     """
     try:
-        top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        parent = os.open(path.parent, _DIRECTORY)
     except FileNotFoundError:
         return
-    except NotADirectoryError:
-        path.unlink(missing_ok=True)
+    try:
+        remove_at(os.fsencode(path.name), parent)
+    finally:
+        os.close(parent)
+
+
+def remove_at(name: bytes, parent: int) -> None:
+    """Like `remove_tree` for an entry of an open directory; a link is removed, not followed."""
+    try:
+        os.unlink(name, dir_fd=parent)
         return
+    except FileNotFoundError:
+        return
+    except IsADirectoryError:
+        pass  # unlink(2) on Linux says EISDIR for a directory
+    top = os.open(name, _DIRECTORY, dir_fd=parent)
     try:
         while _empty(top, top, 0):
             pass  # directories were moved up: once more
     finally:
         os.close(top)
-    path.rmdir()
+    os.rmdir(name, dir_fd=parent)
 
 
 def _empty(top: int, directory: int, depth: int) -> bool:
@@ -46,9 +60,8 @@ def _empty(top: int, directory: int, depth: int) -> bool:
 
 
 def _remove_directory(top: int, name: str, parent: int, depth: int) -> bool:
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        child = os.open(name, flags, dir_fd=parent)
+        child = os.open(name, _DIRECTORY, dir_fd=parent)
     except FileNotFoundError:
         return False
     try:

@@ -1,6 +1,5 @@
 """Local volumes: plain directories `<root>/<name>/_data`, as Docker's local driver lays them out."""
 
-import os
 import re
 from pathlib import Path
 
@@ -55,7 +54,7 @@ class VolumeStore:
         return tree_size(self._path(name))
 
     def list(self) -> list[str]:
-        names = (name for name in os.listdir(self.root) if not name.startswith("."))
+        names = (name for name in (e.name for e in self.root.iterdir()) if not name.startswith("."))
         return sorted(name for name in names if (self.root / name / "_data").is_dir())
 
     def _path(self, name: str) -> Path:

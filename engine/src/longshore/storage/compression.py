@@ -1,0 +1,180 @@
+"""Compressed streams by their first bytes: gzip (isal where it exists, else zlib), zstd, or none.
+
+Readers give exactly `size` bytes except at the end, and memory stays bounded whatever the input says.
+"""
+
+import zlib
+from typing import Protocol, cast
+
+import zstandard
+
+from longshore.storage.tarstream import Source
+
+
+class Compressor(Protocol):
+    def compress(self, data: bytes, /) -> bytes: ...
+
+    def flush(self) -> bytes: ...
+
+
+class _Decompressor(Protocol):
+    eof: bool
+    unused_data: bytes
+    unconsumed_tail: bytes
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+class _Codec(Protocol):
+    """What zlib and isal have in common."""
+
+    error: type[Exception]
+
+    def compressobj(self, level: int, method: int, wbits: int, /) -> Compressor: ...
+
+    def decompressobj(self, wbits: int, /) -> _Decompressor: ...
+
+
+def _codec() -> tuple[_Codec, int]:
+    try:
+        from isal import isal_zlib
+    except ImportError:  # an architecture without it
+        return cast("_Codec", zlib), 4
+    return cast("_Codec", isal_zlib), 2
+
+
+_gzip, _gzip_level = _codec()
+GZIP_MAGIC = b"\x1f\x8b\x08"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_INPUT = 1 << 18
+_GZIP_WINDOW = 31  # zlib.h: 15 bits plus 16 for gzip framing
+_ZSTD_INPUT = 2048
+_MAX_ZSTD_WINDOW = 1 << 27  # 128 MiB, what the zstd command accepts without --long
+
+
+class CompressionError(Exception):
+    """The compressed data is damaged or of a kind nobody wrote a layer in."""
+
+
+def detect(head: bytes) -> str:
+    """ "gzip", "zstd" or "" for the first bytes of a stream. Raises CompressionError for bzip2 and xz."""
+    if head.startswith(GZIP_MAGIC):
+        return "gzip"
+    if head.startswith(ZSTD_MAGIC):
+        return "zstd"
+    if head.startswith((b"BZh", b"\xfd7zXZ\0")):
+        raise CompressionError("bzip2 and xz compression are not supported: use gzip, zstd or none")
+    return ""
+
+
+class Buffered:
+    """A source whose `read(n)` gives n bytes except at the end, and that can be looked into ahead."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._buffer = bytearray()
+
+    def peek(self, size: int) -> bytes:
+        self._fill(size)
+        return bytes(self._buffer[:size])
+
+    def read(self, size: int, /) -> bytes:
+        self._fill(size)
+        data = bytes(memoryview(self._buffer)[:size])
+        del self._buffer[:size]
+        return data
+
+    def _fill(self, size: int) -> None:
+        while len(self._buffer) < size:
+            data = self._source.read(max(size - len(self._buffer), _INPUT))
+            if not data:
+                return
+            self._buffer += data
+
+
+class _Gunzip:
+    """Members one after another, zero padding at the end allowed (gzip(1)); the checksum of each is verified."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._member = _gzip.decompressobj(_GZIP_WINDOW)
+        self._input = b""
+        self._fresh = True  # at the start of a member
+
+    def read(self, size: int, /) -> bytes:
+        """Some bytes, at most `size`; b"" at the end."""
+        while True:
+            if self._member.eof:
+                self._input = self._member.unused_data.lstrip(b"\0")
+                self._member = _gzip.decompressobj(_GZIP_WINDOW)
+                self._fresh = True
+            if not self._input:
+                self._input = self._source.read(_INPUT)
+                if self._fresh:
+                    self._input = self._input.lstrip(b"\0") if self._input.startswith(b"\0") else self._input
+                if not self._input:
+                    if self._fresh:
+                        return b""
+                    raise CompressionError("gzip data ends too early")
+            self._fresh = False
+            try:
+                data = self._member.decompress(self._input, size)
+            except (zlib.error, _gzip.error) as cause:
+                raise CompressionError(f"damaged gzip data: {cause}") from cause
+            self._input = self._member.unconsumed_tail
+            if data:
+                return data
+
+
+class _Unzstd:
+    """Frames one after another.
+
+    zstandard's own stream reader takes a stream that was cut off for a finished one, so the frames are followed
+    here; its decompressor knows no output limit, so it gets little at a time: 2 KiB can become 64 MiB at worst.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_ZSTD_WINDOW)
+        self._frame = self._decompressor.decompressobj()
+        self._source = source
+        self._input = b""
+        self._fresh = True  # at the start of a frame
+
+    def read(self, size: int, /) -> bytes:
+        """Some bytes, perhaps more than `size`; b"" at the end."""
+        while True:
+            if self._frame.eof:
+                self._input = self._frame.unused_data + self._input
+                self._frame = self._decompressor.decompressobj()
+                self._fresh = True
+            if not self._input:
+                self._input = self._source.read(_INPUT)
+                if not self._input:
+                    if self._fresh:
+                        return b""
+                    raise CompressionError("zstd data ends too early")
+            self._fresh = False
+            piece, self._input = self._input[:_ZSTD_INPUT], self._input[_ZSTD_INPUT:]
+            try:
+                data = self._frame.decompress(piece)
+            except zstandard.ZstdError as cause:
+                raise CompressionError(f"damaged zstd data: {cause}") from cause
+            if data:
+                return data
+
+
+def decompressed(source: Source) -> Buffered:
+    """The plain bytes of a stream, whatever it is compressed with."""
+    raw = Buffered(source)
+    match detect(raw.peek(6)):
+        case "gzip":
+            return Buffered(_Gunzip(raw))
+        case "zstd":
+            return Buffered(_Unzstd(raw))
+        case _:
+            return raw
+
+
+def gzip_compressor() -> Compressor:
+    """A gzip stream without time and name in its header: equal input gives equal bytes."""
+    return _gzip.compressobj(_gzip_level, zlib.DEFLATED, _GZIP_WINDOW)
