@@ -1,9 +1,9 @@
 """What daemon, zygote and monitor say to each other.
 
 Every message is a msgspec struct, sent as a 4-byte big-endian length and JSON over a unix stream socket;
-descriptors travel beside the first byte (SCM_RIGHTS). After the answer `Attached` or `ExecStarted` the connection
-stops carrying messages and carries the bytes of the stream: from the monitor Docker's multiplexed frames
-(raw bytes with a tty), to the monitor raw standard input, whose end is told by shutdown(SHUT_WR).
+descriptors travel beside the first byte (SCM_RIGHTS). After the answer `Attached` or `ExecStarted` the
+connection stops carrying messages and carries the bytes of the stream: from the monitor Docker's multiplexed
+frames (raw bytes with a tty), to the monitor raw standard input, whose end is told by shutdown(SHUT_WR).
 """
 
 import msgspec
@@ -59,11 +59,17 @@ class Launch(msgspec.Struct, frozen=True, tag="launch"):
 
 
 class Watch(msgspec.Struct, frozen=True, tag="watch"):
-    """First message of a reconnecting daemon: answered by State, then Exited and ExecExited as they come."""
+    """First message of a reconnecting daemon: answered by State, then Exited and ExecExited as they come.
+
+    Ends of execs that nobody was told about, because no daemon was there, follow the State.
+    """
 
 
 class Start(msgspec.Struct, frozen=True, tag="start"):
-    """The network is plugged in: let init execute its program."""
+    """The network is plugged in: let init execute its program.
+
+    Answered by Started or Failed. When the last watcher leaves before this was sent, the run is undone.
+    """
 
 
 class Signal(msgspec.Struct, frozen=True, tag="signal"):
@@ -112,12 +118,16 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """The step that was asked for failed and everything it had made is gone again."""
+    """The step that was asked for failed and everything it had made is gone again.
+
+    `kind` names the class in `longshore.errors`; unknown or empty is StartFailed.
+    """
 
     what: str
     errno: int = 0
     detail: str = ""
     hint: str = ""
+    kind: str = ""
 
 
 class State(msgspec.Struct, frozen=True, tag="state"):

@@ -1,0 +1,413 @@
+"""One run of one container, from the Launch to the exit record."""
+
+import errno
+import fcntl
+import os
+import signal
+import socket
+import struct
+import termios
+from dataclasses import dataclass
+from pathlib import Path
+
+from longshore.errors import Conflict, EngineError, StartFailed
+from longshore.runtime import records
+from longshore.runtime.init import Init, remove_cgroups, spawn_exec, spawn_init
+from longshore.runtime.logwriter import LogWriter, now_text
+from longshore.runtime.messages import (
+    Attach,
+    Attached,
+    Created,
+    Exec,
+    ExecExited,
+    ExecStarted,
+    Exited,
+    Failed,
+    FromMonitor,
+    Launch,
+    Resize,
+    Signal,
+    Start,
+    Started,
+    State,
+    ToMonitor,
+    Watch,
+)
+from longshore.runtime.monitor.loop import IN, Loop
+from longshore.runtime.monitor.peer import Peer
+from longshore.runtime.monitor.streams import Stdio
+
+DRAIN_SECONDS = 2.0
+"""How long output may be kept open by a process outside of the container after its last process died."""
+
+LINGER_SECONDS = 10.0
+"""How long attached clients may read nothing of the last output after the exit was told."""
+
+UNTOLD_EXECS = 1000
+"""So many ends of execs are kept for a daemon that comes back."""
+
+
+def exit_code(status: int) -> int:
+    """Docker's code for a wait status (wait(2)): 128+n for a death by signal n."""
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def failed(error: EngineError) -> Failed:
+    """The message for an error; `client.py` makes the error again from it."""
+    number = error.errno if isinstance(error, StartFailed) else 0
+    return Failed(error.what, number, error.detail, error.hint, type(error).__name__)
+
+
+@dataclass(slots=True)
+class RunningExec:
+    """One exec that has not ended."""
+
+    pid: int
+    pidfd: int
+    stdio: Stdio
+
+
+class Monitor:
+    """`run()` returns when the container has ended and everything about it is told and written."""
+
+    def __init__(self, launch: Launch, watch: socket.socket) -> None:
+        self._launch = launch
+        self._loop = Loop()
+        self._watchers: list[Peer] = []
+        self._connections: set[Peer] = set()
+        self._execs: dict[str, RunningExec] = {}
+        self._untold: dict[str, int] = {}
+        self._init: Init | None = None
+        self._stdio: Stdio | None = None
+        self._listener: socket.socket | None = None
+        self._started_at = ""
+        self._status: int | None = None
+        self._record: Exited | None = None
+        self._over = False
+        self._watchers.append(self._accept_peer(watch))
+
+    def run(self) -> None:
+        try:
+            self._create()
+        except EngineError as error:
+            self._give_up(failed(error))
+            return
+        except OSError as error:
+            self._give_up(Failed("cannot create the container", error.errno or 0, str(error)))
+            return
+        self._loop.run_until(lambda: self._over)
+        if self._status is not None:
+            self._finish(self._status)
+        elif self._init is not None:
+            self._loop.remove(self._init.pidfd)
+            self._init.abandon()
+            self._give_up(Failed("the container ended before it was started"))
+
+    def abort(self, reason: str) -> None:
+        """A defect of ours showed: end the container rather than leave it without log and exit record."""
+        if self._init is None:
+            return
+        try:
+            signal.pidfd_send_signal(self._init.pidfd, signal.SIGKILL)
+            while True:  # also the execs: the death of a pid namespace waits until they are reaped
+                os.wait()
+        except (ProcessLookupError, ChildProcessError):
+            pass
+        remove_cgroups(self._launch.spec, self._launch.id)
+        if self._started_at:
+            self._record = Exited(128 + signal.SIGKILL, now_text(), error=reason)
+            records.write_exit(self._launch.exit_path, self._record)
+            self._clean()
+            self._tell(self._record)
+
+    # Creating and starting
+
+    def _create(self) -> None:
+        launch = self._launch
+        state_dir = Path(launch.state_dir)
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        Path(launch.exit_path).unlink(missing_ok=True)  # the last run's; must not be taken for this one's
+        log = LogWriter(launch.log) if launch.log else None
+        self._listener = self._listen(state_dir)
+        init = self._init = spawn_init(launch)
+        self._write_state()
+        self._stdio = Stdio(
+            self._loop,
+            stdin_fd=init.stdin_fd,
+            stdout_fd=init.stdout_fd,
+            stderr_fd=init.stderr_fd,
+            console_fd=init.console_fd,
+            log=log,
+            stdin_once=launch.stdin_once,
+        )
+        init.stdin_fd = init.stdout_fd = init.stderr_fd = init.console_fd = None  # owned by Stdio now
+        self._loop.add(init.pidfd, IN, self._init_died)
+        descriptors = [fd for fd in (init.netns_fd, init.netlink_fd) if fd is not None]
+        self._tell(Created(init.pid), descriptors)
+        for fd in descriptors:
+            os.close(fd)
+        init.netns_fd = init.netlink_fd = None
+
+    def _listen(self, state_dir: Path) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # Through the folder's descriptor: sun_path holds only 107 bytes (unix(7))
+        folder = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            path = f"/proc/self/fd/{folder}/{records.SOCKET_NAME}"
+            Path(path).unlink(missing_ok=True)
+            listener.bind(path)
+        finally:
+            os.close(folder)
+        listener.listen(64)
+        listener.setblocking(False)
+        self._loop.add(listener.fileno(), IN, self._accept)
+        return listener
+
+    def _write_state(self) -> None:
+        init = self._init
+        assert init is not None
+        records.write_state(
+            self._launch.state_dir,
+            records.RunState(
+                id=self._launch.id,
+                pid=os.getpid(),
+                pid_start=records.start_time(os.getpid()) or 0,
+                init_pid=init.pid,
+                init_start=records.start_time(init.pid) or 0,
+                cgroups_path=self._launch.spec.linux.cgroups_path,
+                started_at=self._started_at,
+            ),
+        )
+
+    def _start(self) -> None:
+        if self._started_at:
+            self._tell(Started(self._started_at))
+            return
+        assert self._init is not None
+        started_at = now_text()
+        self._loop.remove(self._init.pidfd)  # proceed() closes it when it fails
+        try:
+            self._init.proceed()
+        except EngineError as error:
+            self._init = None
+            self._give_up(failed(error))
+            return
+        self._loop.add(self._init.pidfd, IN, self._init_died)
+        self._started_at = started_at
+        self._write_state()
+        self._tell(Started(started_at))
+
+    def _give_up(self, message: Failed) -> None:
+        """End without an exit record: nothing ever ran."""
+        self._over = True
+        if self._stdio is not None:
+            self._stdio.finish()
+        self._clean()
+        self._tell(message)
+
+    # The end
+
+    def _init_died(self, _events: int) -> None:
+        assert self._init is not None
+        if not self._started_at:  # killed while it waited: abandon() reaps it
+            self._over = True
+            return
+        pid, status = os.waitpid(self._init.pid, os.WNOHANG)
+        if pid:
+            self._loop.remove(self._init.pidfd)
+            self._status = status
+            self._over = True
+
+    def _finish(self, status: int) -> None:
+        assert self._init is not None and self._stdio is not None
+        finished_at = now_text()
+        oom = oom_killed(self._launch)
+        error = ""
+        try:
+            remove_cgroups(self._launch.spec, self._launch.id)
+        except (EngineError, OSError) as problem:
+            error = f"cannot remove the cgroups: {problem}"
+        # With a pid namespace nobody is left. Without one the kill was just sent
+        self._loop.run_until(lambda: not self._execs, DRAIN_SECONDS)
+        self._loop.run_until(self._stdio.drain, DRAIN_SECONDS)
+        self._stdio.finish()
+        record = Exited(exit_code(status), finished_at, oom, error)
+        try:
+            records.write_exit(self._launch.exit_path, record)
+        except OSError as problem:  # a full disk: the daemon, if there is one, still gets told
+            record = Exited(record.code, finished_at, oom, f"cannot write the exit record: {problem}")
+        self._record = record
+        self._clean()
+        self._tell(record)
+        stdio, before = self._stdio, -1
+        while stdio.clients and stdio.queued != before:  # as long as somebody still reads
+            before = stdio.queued
+            self._loop.run_until(lambda: not stdio.clients, LINGER_SECONDS)
+        stdio.drop_clients()
+
+    def _clean(self) -> None:
+        """Remove what stands in the state folder; from here on nobody finds this monitor."""
+        if self._listener is not None:
+            self._loop.remove(self._listener.fileno())
+            self._listener.close()
+            self._listener = None
+        records.clean_state(self._launch.state_dir)
+
+    # Connections
+
+    def _accept(self, _events: int) -> None:
+        assert self._listener is not None
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:  # the other side left already, or no descriptors: it will see no answer
+            return
+        self._accept_peer(connection)
+
+    def _accept_peer(self, connection: socket.socket) -> Peer:
+        peer = Peer(self._loop, connection, handle=self._handle, left=self._peer_left)
+        self._connections.add(peer)
+        return peer
+
+    def _peer_left(self, peer: Peer) -> None:
+        self._connections.discard(peer)
+        if peer in self._watchers:
+            self._watchers.remove(peer)
+            if not self._watchers and not self._started_at:
+                self._over = True  # nobody will ever start this container
+
+    def _tell(self, message: FromMonitor, descriptors: list[int] | None = None) -> None:
+        """Tell all watchers."""
+        for peer in list(self._watchers):
+            peer.send(message, descriptors or ())
+
+    def _handle(self, peer: Peer, message: ToMonitor) -> None:
+        match message:
+            case Watch():
+                self._watch(peer)
+            case Start():
+                self._start()
+            case Signal(number):
+                self._signal(number)
+            case Resize(height, width, exec_id):
+                self._resize(height, width, exec_id)
+            case Attach():
+                self._attach(peer, message)
+            case Exec():
+                self._exec(peer, message)
+
+    def _watch(self, peer: Peer) -> None:
+        if self._init is None:  # it failed to start and everything is gone
+            peer.close()
+            return
+        peer.send(State(self._init.pid, self._started_at, tuple(self._execs)))
+        for exec_id, code in self._untold.items():
+            peer.send(ExecExited(exec_id, code))
+        self._untold.clear()
+        if self._record is not None:
+            peer.send(self._record)
+        if peer not in self._watchers:
+            self._watchers.append(peer)
+
+    def _signal(self, number: int) -> None:
+        if self._init is None or self._over:
+            return
+        try:
+            signal.pidfd_send_signal(self._init.pidfd, number)
+        except (ProcessLookupError, ValueError, OSError) as error:
+            # Dead already, or no such signal number: what the caller waits for is Exited
+            if isinstance(error, OSError) and error.errno not in (errno.ESRCH, errno.EINVAL):
+                raise
+
+    def _resize(self, height: int, width: int, exec_id: str) -> None:
+        running = self._execs.get(exec_id)
+        stdio = (running.stdio if running else None) if exec_id else self._stdio
+        if stdio is None or stdio.console_fd is None:
+            return
+        size = struct.pack("HHHH", height & 0xFFFF, width & 0xFFFF, 0, 0)
+        fcntl.ioctl(stdio.console_fd, termios.TIOCSWINSZ, size)  # the kernel sends SIGWINCH, ioctl_tty(2)
+
+    def _attach(self, peer: Peer, message: Attach) -> None:
+        assert self._stdio is not None
+        peer.send(Attached())
+        if peer.open:
+            self._connections.discard(peer)
+            connection, first = peer.detach()
+            self._stdio.attach(
+                connection, stdin=message.stdin, stdout=message.stdout, stderr=message.stderr, first=first
+            )
+
+    # Execs
+
+    def _exec(self, peer: Peer, message: Exec) -> None:
+        try:
+            running = self._spawn_exec(message)
+        except EngineError as error:
+            peer.send(failed(error))
+            return
+        self._execs[message.id] = running
+        self._loop.add(running.pidfd, IN, lambda _events: self._exec_died(message.id))
+        peer.send(ExecStarted(running.pid))
+        if message.attach and peer.open:
+            self._connections.discard(peer)
+            connection, first = peer.detach()
+            running.stdio.attach(connection, stdin=message.stdin, stdout=True, stderr=True, first=first)
+
+    def _spawn_exec(self, message: Exec) -> RunningExec:
+        if self._init is None or not self._started_at or self._over:
+            raise Conflict(f"container {self._launch.id} is not running")
+        if message.id in self._execs:
+            raise Conflict(f"exec {message.id} runs already")
+        execution = spawn_exec(
+            self._init.pidfd,
+            self._launch.spec,
+            message.process,
+            container_id=self._launch.id,
+            stdin=message.attach and message.stdin,
+            output=message.attach,
+        )
+        stdio = Stdio(
+            self._loop,
+            stdin_fd=execution.stdin_fd,
+            stdout_fd=execution.stdout_fd,
+            stderr_fd=execution.stderr_fd,
+            console_fd=execution.console_fd,
+            stdin_once=True,
+        )
+        return RunningExec(execution.pid, execution.pidfd, stdio)
+
+    def _exec_died(self, exec_id: str) -> None:
+        running = self._execs[exec_id]
+        pid, status = os.waitpid(running.pid, os.WNOHANG)
+        if not pid:
+            return
+        del self._execs[exec_id]
+        self._loop.remove(running.pidfd)
+        os.close(running.pidfd)
+        running.stdio.drain()
+        code = exit_code(status)
+        if self._watchers:
+            self._tell(ExecExited(exec_id, code))
+        elif len(self._untold) < UNTOLD_EXECS:
+            self._untold[exec_id] = code
+        running.stdio.process_ended()
+
+
+def oom_killed(launch: Launch) -> bool:
+    """Whether the kernel killed a process of the container for want of memory."""
+    del launch
+    return False
+
+
+def run_monitor(launch: Launch, watch: socket.socket) -> None:
+    """Be the monitor of this launch until its container has ended. Takes the connection over.
+
+    The caller is a single-threaded process that may be spent on it: the container's pid namespace and
+    signal dispositions stay with it.
+    """
+    monitor = Monitor(launch, watch)
+    try:
+        monitor.run()
+    except BaseException as error:
+        monitor.abort(f"the monitor failed: {error!r}")
+        raise

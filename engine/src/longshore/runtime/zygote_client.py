@@ -1,0 +1,198 @@
+"""Starting the zygote, keeping it alive, sending it launches."""
+
+import asyncio
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import longshore
+from longshore.errors import Internal, Unavailable
+from longshore.runtime import wire
+from longshore.runtime.async_wire import receive_body, send_with_descriptor
+from longshore.runtime.messages import Launch
+from longshore.runtime.monitor_client import Monitor
+from longshore.runtime.zygote import READY
+
+STARTUP_SECONDS = 30.0
+"""For the zygote's imports on a slow machine (emulated: about 12 times slower), 0.1 s here."""
+
+
+def seal_interpreter() -> int:
+    """A copy of the running python executable in sealed memory: executable, but nobody can write to it.
+
+    Returns a descriptor that stays open over exec when passed on. Costs the executable's size (7 MB) once per
+    host as long as processes run from it. Raises OSError.
+    """
+    fd = os.memfd_create("longshore", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        with Path(sys.executable).resolve().open("rb") as source:
+            left = os.fstat(source.fileno()).st_size
+            while left and (sent := os.sendfile(fd, source.fileno(), None, left)):
+                left -= sent
+        # fcntl(2): no more seals, not shorter, not longer, no write
+        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def zygote_command(control_fd: int, sealed_fd: int) -> list[str]:
+    """The argument list of a zygote that finds the modules this process has found.
+
+    `-I -S`: no environment, no site; the search path is handed over as it is (a venv, or the folder
+    of a bundle), so nothing has to be guessed. argv[0] must be the interpreter's real path: Python
+    derives its prefix, and with that the standard library, from it.
+    """
+    package_parent = str(Path(longshore.__file__).parent.parent)
+    search = [str(Path(entry).absolute()) for entry in sys.path if entry]
+    if package_parent not in search:  # an editable install may work by an import hook instead of a path
+        search.append(package_parent)
+    code = (
+        f"import sys; sys.path[:] = {search!r}; "
+        f"from longshore.runtime.zygote import main; main({control_fd}, {sealed_fd})"
+    )
+    return [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", code]
+
+
+def spawn_zygote() -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start a zygote; the socket is the control connection, its first frame is READY. Raises OSError."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with theirs:
+        try:
+            sealed = seal_interpreter()
+            try:
+                process = subprocess.Popen(
+                    zygote_command(theirs.fileno(), sealed),
+                    executable=f"/proc/self/fd/{sealed}",
+                    pass_fds=(theirs.fileno(), sealed),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    env={"PATH": os.environ.get("PATH", os.defpath)},
+                    cwd="/",
+                )
+            finally:
+                os.close(sealed)
+        except BaseException:
+            ours.close()
+            raise
+    ours.setblocking(False)
+    return process, ours
+
+
+class Zygote:
+    """The handle of the zygote process, which is started again when it has died."""
+
+    def __init__(self) -> None:
+        """Use `Zygote.start()`."""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._lock = asyncio.Lock()  # one writer: messages must not mix
+
+    @classmethod
+    async def start(cls) -> "Zygote":
+        """Start the process and wait until it is warm. Raises Unavailable."""
+        zygote = cls()
+        async with zygote._lock:
+            await zygote._ensure()
+        return zygote
+
+    @property
+    def pid(self) -> int:
+        """Process id of the zygote now; 0 when there is none."""
+        return self._process.pid if self._process else 0
+
+    async def close(self) -> None:
+        """End the zygote; the monitors live on. Twice is fine."""
+        async with self._lock:
+            await self._discard()
+
+    async def launch(self, launch: Launch) -> "Monitor":
+        """Fork a monitor that creates the container; returns when init waits for `Monitor.start()`.
+
+        Raises StartFailed, InvalidArgument or Unsupported when the container cannot be created, and Unavailable
+        when zygote or monitor died; then nothing is left. Cancelled: the monitor undoes everything.
+        """
+        for attempt in (1, 2):
+            monitor = await self._send(launch)
+            try:
+                await monitor.created()
+            except Unavailable:
+                await monitor.close()
+                # Dead before it forked: then nobody else has seen the message and it can be sent again
+                if attempt == 2 or await self._alive():
+                    raise
+            except BaseException:
+                await monitor.close()
+                raise
+            else:
+                return monitor
+        raise Internal("unreachable")
+
+    async def _send(self, launch: Launch) -> "Monitor":
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            ours.setblocking(False)
+            data = wire.encode(launch)
+            async with self._lock:
+                try:
+                    for again in (False, True):
+                        control = await self._ensure()
+                        try:
+                            await send_with_descriptor(loop, control, data, theirs.fileno())
+                            break
+                        except (BrokenPipeError, ConnectionResetError):
+                            await self._discard()
+                            if again:
+                                raise Unavailable("the zygote died twice in a row") from None
+                        except (
+                            BaseException
+                        ):  # cancelled in the middle of a message: the stream is useless now
+                            await self._discard()
+                            raise
+                except BaseException:
+                    ours.close()
+                    raise
+        cgroups_path = launch.spec.linux.cgroups_path
+        return Monitor(launch.id, launch.state_dir, launch.exit_path, ours, cgroups_path=cgroups_path)
+
+    async def _alive(self) -> bool:
+        async with self._lock:
+            return self._process is not None and self._process.poll() is None
+
+    async def _ensure(self) -> socket.socket:
+        if self._socket is not None and self._process is not None and self._process.poll() is None:
+            return self._socket
+        await self._discard()
+        try:
+            self._process, self._socket = spawn_zygote()
+            async with asyncio.timeout(STARTUP_SECONDS):
+                body = await receive_body(self._socket)
+        except (OSError, TimeoutError, EOFError) as error:
+            await self._discard()
+            raise Unavailable(
+                "the zygote does not start", detail=str(error), hint="the daemon's standard error shows why"
+            ) from error
+        if body != READY:
+            await self._discard()
+            raise Internal("the zygote answered something unknown")
+        return self._socket
+
+    async def _discard(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._process is not None:
+            process, self._process = self._process, None
+            # It ends by itself when its socket is closed; killed when it is stuck
+            for _ in range(100):
+                if process.poll() is not None:
+                    return
+                await asyncio.sleep(0.01)
+            process.kill()
+            await asyncio.to_thread(process.wait)
