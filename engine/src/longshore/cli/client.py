@@ -17,7 +17,6 @@ from longshore import __version__
 
 DEFAULT_HOST = "unix:///run/longshore/longshore.sock"
 _PIECE = 1 << 17
-RequestBody = "bytes | dict[str, Any] | Iterable[bytes] | None"
 
 
 class ApiError(Exception):
@@ -28,7 +27,7 @@ class ApiError(Exception):
         self.status = status
 
 
-class Unreachable(Exception):  # noqa: N818 - reads as a state
+class Unreachable(Exception):
     """There is no daemon to talk to; the text says where and what to do."""
 
 
@@ -186,7 +185,7 @@ class Client:
         """
         sock = self.connect()
         try:
-            reader = sock.makefile("rb", 1 << 16)
+            reader = cast("IO[bytes]", sock.makefile("rb", 1 << 16))
             _send(sock, method, path, query, body, {"Connection": "close", **(headers or {})})
             response = Response(sock, reader)
         except BaseException:

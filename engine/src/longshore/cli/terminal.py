@@ -18,7 +18,7 @@ from longshore.cli.client import Upgraded
 DETACH = b"\x10\x11"  # ctrl-p ctrl-q, as docker
 
 
-class Detached(Exception):  # noqa: N818 - not an error
+class Detached(Exception):
     """The user typed the detach keys: the container goes on."""
 
 

@@ -1,0 +1,39 @@
+"""`longshore apply`: the desired state of a host, or a part of it."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from longshore.cli.context import client
+
+
+@click.command("apply")
+@click.option("-f", "--file", "file", required=True, help="The wanted state as JSON; - reads standard input.")
+@click.option("--dry-run", is_flag=True, help="Only show what would change.")
+@click.option("--json", "as_json", is_flag=True, help="Print the daemon's stream as it is.")
+def apply_command(file: str, dry_run: bool, as_json: bool) -> None:
+    """Bring containers, networks, volumes and images to the wanted state; does nothing when they are there."""
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text()
+        wanted: dict[str, Any] = json.loads(text)
+    except OSError as cause:
+        raise click.UsageError(f"cannot read {file}: {cause.strerror}") from cause
+    except ValueError as cause:
+        raise click.UsageError(f"{file} is not JSON: {cause}") from cause
+    if dry_run:
+        wanted["dry_run"] = True
+    failed = False
+    for message in client().request("POST", "/longshore/v1/apply", None, wanted).lines():
+        failed = failed or "error" in message
+        click.echo(json.dumps(message) if as_json else _line(message))
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+def _line(message: dict[str, Any]) -> str:
+    if "error" in message:
+        return f"error: {message['error']}"
+    return "  ".join(f"{key}={json.dumps(value)}" for key, value in message.items())
