@@ -33,6 +33,7 @@ class User(_Wire, frozen=True):
     gid: int = 0
     umask: int | None = None
     additional_gids: tuple[int, ...] = ()
+    additional_groups: tuple[str, ...] = ()  # names or numbers, resolved like `username`
     username: str = ""
 
 

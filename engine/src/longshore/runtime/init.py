@@ -2,14 +2,33 @@
 
 Used by the monitor (single-threaded, forked from the warm zygote) and by `longshore-oci`.
 SIGCHLD must not be ignored by the caller: children are reaped with waitpid by whoever spawned them.
+
+The forked child works while the network is plugged in: it tells its namespace at once, then mounts, and asks for
+permission only right before execve(2).
 """
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from longshore.oci.runtime_spec import Process, Spec
+from longshore.errors import EngineError, StartFailed
+from longshore.kernel import namespaces as ns
+from longshore.kernel.descriptors import close_quietly, receive, send
+from longshore.oci.runtime_spec import SECCOMP_ANNOTATION, Process, Spec
+from longshore.runtime import cgroups, child, seccomp_profile
 from longshore.runtime.messages import Launch
+from longshore.runtime.plan import ContainerPlan, ProcessPlan, plan_container, plan_process
+from longshore.runtime.program import EXECUTING
+
+_PREFIX = (
+    "failed to create task for container: failed to create shim task: OCI runtime create failed: longshore: "
+)
+_EXEC_PREFIX = "OCI runtime exec failed: exec failed: longshore: "
 
 
 @dataclass(slots=True)
@@ -32,6 +51,8 @@ class Init:
     netlink_fd: int | None = None
     cgroup: str = ""
     warnings: list[str] = field(default_factory=list[str])
+    _channel: socket.socket | None = None
+    _reaped: bool = False
 
     def proceed(self) -> None:
         """Let it execute its program; returns when execve(2) has succeeded.
@@ -39,11 +60,36 @@ class Init:
         Raises StartFailed (errno and Docker's words); then the process is dead and reaped, its cgroups are removed,
         and all descriptors here are closed.
         """
-        raise NotImplementedError
+        channel, self._channel = self._channel, None
+        if channel is None:
+            raise StartFailed(f"{_PREFIX}the process has been started or abandoned already")
+        try:
+            with channel:
+                try:
+                    channel.send(b"G")
+                except OSError:
+                    pass  # EPIPE: it has failed meanwhile and left its reason in the socket
+                _await_execution(channel, self.warnings, _PREFIX)
+        except BaseException:
+            self.abandon()
+            raise
 
     def abandon(self) -> None:
         """Kill the waiting process, reap it, remove its cgroups, close all descriptors. Twice is fine."""
-        raise NotImplementedError
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        if not self._reaped:
+            self._reaped = True
+            _kill_and_reap(self.pid, self.pidfd)
+            if self.cgroup:
+                cgroups.kill_all(self.cgroup)
+                cgroups.remove(self.cgroup)
+        fds = (self.stdin_fd, self.stdout_fd, self.stderr_fd, self.console_fd, self.netns_fd, self.netlink_fd)
+        close_quietly(self.pidfd, *fds)
+        self.pidfd = -1
+        self.stdin_fd = self.stdout_fd = self.stderr_fd = None
+        self.console_fd = self.netns_fd = self.netlink_fd = None
 
 
 @dataclass(slots=True)
@@ -56,6 +102,55 @@ class Execution:
     stdout_fd: int | None = None
     stderr_fd: int | None = None
     console_fd: int | None = None
+    warnings: list[str] = field(default_factory=list[str])
+
+
+@dataclass(slots=True)
+class _Stdio:
+    """Pipes or /dev/null: the child's ends as 0, 1, 2, and ours."""
+
+    theirs: tuple[int, ...] = ()
+    stdin_fd: int | None = None
+    stdout_fd: int | None = None
+    stderr_fd: int | None = None
+
+    def close_theirs(self) -> None:
+        close_quietly(*set(self.theirs))
+        self.theirs = ()
+
+    def close(self) -> None:
+        self.close_theirs()
+        close_quietly(self.stdin_fd, self.stdout_fd, self.stderr_fd)
+
+
+def _open_stdio(*, terminal: bool, stdin: bool, output: bool) -> _Stdio:
+    stdio = _Stdio()
+    if terminal:
+        return stdio
+    try:
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        stdio.theirs = (null, null, null)
+        if stdin:
+            theirs, stdio.stdin_fd = os.pipe()
+            stdio.theirs = (theirs, null, null)
+        if output:
+            stdio.stdout_fd, out = os.pipe()
+            stdio.theirs = (stdio.theirs[0], out, null)
+            stdio.stderr_fd, err = os.pipe()
+            stdio.theirs = (stdio.theirs[0], out, err)
+            if stdin:
+                os.close(null)
+        return stdio
+    except OSError:
+        stdio.close()
+        raise
+
+
+def warm_up() -> None:
+    """Compute once, before the zygote forks, what every container needs: layout, default filter, tables."""
+    from longshore.runtime.warm import prepare
+
+    prepare()
 
 
 def spawn_init(launch: Launch) -> Init:
@@ -66,7 +161,53 @@ def spawn_init(launch: Launch) -> Init:
     Raises StartFailed, InvalidArgument or Unsupported; then everything made is undone.
     The caller's later children (os.fork) are born in the container's pid namespace.
     """
-    raise NotImplementedError
+    plan = plan_container(launch)
+    cgroup = cgroups.cgroup_path(launch.spec, launch.id)
+    seccomp = _seccomp(launch.spec, plan.process)
+    with ExitStack() as undo:
+        stdio = _open_stdio(terminal=plan.process.terminal, stdin=launch.stdin_open, output=True)
+        undo.callback(stdio.close)
+        joins = _open_joins(plan, undo)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        undo.callback(ours.close)
+        job = child.InitJob(plan, cgroup, cgroups.layout(), tuple(joins), stdio.theirs, theirs, seccomp)
+        with theirs:
+            pid = _fork(lambda: child.run_init(job))
+        undo.callback(_kill_and_reap, pid, None)
+        stdio.close_theirs()
+        pidfd = os.pidfd_open(pid)
+        undo.callback(os.close, pidfd)
+        # The child makes its namespaces while we make its cgroup.
+        undo.callback(cgroups.remove, cgroup)
+        warnings = cgroups.create(cgroup, launch.spec.linux.resources)
+        send(ours, b"C")
+        init = Init(
+            pid, pidfd, stdio.stdin_fd, stdio.stdout_fd, stdio.stderr_fd, cgroup=cgroup, warnings=warnings
+        )
+        _receive_descriptors(ours, init, plan, undo)
+        init._channel = ours  # pyright: ignore[reportPrivateUsage]
+        undo.pop_all()
+        return init
+
+
+def _receive_descriptors(ours: socket.socket, init: Init, plan: ContainerPlan, undo: ExitStack) -> None:
+    expected = {child.NAMESPACES}
+    if plan.process.terminal:
+        expected.add(child.CONSOLE)
+    while expected:
+        data, fds = receive(ours)
+        for fd in fds:
+            undo.callback(os.close, fd)
+        kind = data[:1]
+        if kind == child.NAMESPACES and fds:
+            init.netns_fd, init.netlink_fd = fds
+        elif kind == child.CONSOLE:
+            (init.console_fd,) = fds
+        elif kind not in (child.NAMESPACES, child.WARNING):
+            raise _failure(data, _PREFIX)
+        if kind == child.WARNING:
+            init.warnings.append(data[1:].decode())
+        expected.discard(kind)
 
 
 def spawn_exec(
@@ -83,9 +224,142 @@ def spawn_exec(
     `stdin` false gives /dev/null, `output` false drops stdout and stderr (no descriptors).
     Raises StartFailed; then nothing is left behind.
     """
-    raise NotImplementedError
+    plan = plan_process(process)
+    cgroup = cgroups.cgroup_path(spec, container_id)
+    seccomp = _seccomp(spec, plan)
+    kinds = _joined_kinds(spec)
+    with ExitStack() as undo:
+        stdio = _open_stdio(terminal=plan.terminal, stdin=stdin, output=output)
+        undo.callback(stdio.close)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        undo.callback(ours.close)
+        try:
+            # For the child: a process enters a pid namespace at birth. For us nothing changes.
+            ns.setns(init_pidfd, ns.CLONE_NEWPID)
+        except OSError as error:
+            raise StartFailed(f"{_EXEC_PREFIX}container is not running", errno=error.errno or 0) from error
+        job = child.ExecJob(plan, cgroup, init_pidfd, kinds, stdio.theirs, theirs, seccomp)
+        with theirs:
+            pid = _fork(lambda: child.run_exec(job))
+        undo.callback(_kill_and_reap, pid, None)
+        stdio.close_theirs()
+        pidfd = os.pidfd_open(pid)
+        undo.callback(os.close, pidfd)
+        execution = Execution(pid, pidfd, stdio.stdin_fd, stdio.stdout_fd, stdio.stderr_fd)
+        if plan.terminal:
+            data, fds = receive(ours)
+            if data[:1] != child.CONSOLE:
+                raise _failure(data, _EXEC_PREFIX)
+            (execution.console_fd,) = fds
+            undo.callback(os.close, fds[0])
+        _await_execution(ours, execution.warnings, _EXEC_PREFIX)
+        undo.pop_all()
+        ours.close()
+        return execution
+
+
+def _joined_kinds(spec: Spec) -> int:
+    kinds = {namespace.type for namespace in spec.linux.namespaces}
+    flags = ns.CLONE_NEWNS
+    for name, flag in (
+        ("network", ns.CLONE_NEWNET),
+        ("ipc", ns.CLONE_NEWIPC),
+        ("uts", ns.CLONE_NEWUTS),
+        ("cgroup", ns.CLONE_NEWCGROUP),
+    ):
+        if name in kinds:
+            flags |= flag
+    return flags
 
 
 def remove_cgroups(spec: Spec, container_id: str) -> None:
     """Kill what is left in the container's cgroups and remove them. Twice is fine."""
-    raise NotImplementedError
+    cgroup = cgroups.cgroup_path(spec, container_id)
+    cgroups.kill_all(cgroup)
+    cgroups.remove(cgroup)
+
+
+def _seccomp(spec: Spec, plan: ProcessPlan) -> tuple[bytes, int] | None:
+    profile = spec.linux.seccomp
+    if profile is not None:
+        if profile.listener_path:
+            raise StartFailed(f"{_PREFIX}seccomp listeners are not supported")
+        return seccomp_profile.program_of(profile), seccomp_profile.filter_flags(profile)
+    if spec.annotations.get(SECCOMP_ANNOTATION) == "default":
+        return seccomp_profile.default_program(plan.bounding), 0
+    return None
+
+
+def _open_joins(plan: ContainerPlan, undo: ExitStack) -> list[tuple[int, int]]:
+    """Descriptors of the namespaces to join; a pid namespace is for our children, so it is joined here."""
+    joins: list[tuple[int, int]] = []
+    for join in plan.joins:
+        try:
+            fd = os.open(join.path, os.O_RDONLY | os.O_CLOEXEC)
+            undo.callback(os.close, fd)
+            if join.kind == ns.CLONE_NEWPID:
+                ns.setns(fd, ns.CLONE_NEWPID)
+            else:
+                joins.append((fd, join.kind))
+        except OSError as error:
+            raise StartFailed(
+                f"{_PREFIX}error joining namespace {join.path}: {error.strerror}", errno=error.errno or 0
+            ) from error
+    if plan.new(ns.CLONE_NEWPID):
+        ns.unshare(ns.CLONE_NEWPID)
+    return joins
+
+
+def _fork(run: Callable[[], None]) -> int:
+    try:
+        pid = os.fork()
+    except OSError as error:
+        raise StartFailed(f"{_PREFIX}error forking: {error.strerror}", errno=error.errno or 0) from error
+    if pid:
+        return pid
+    try:
+        run()  # never returns
+    finally:
+        os._exit(70)  # EX_SOFTWARE
+
+
+def _kill_and_reap(pid: int, pidfd: int | None) -> None:
+    try:
+        if pidfd is not None and pidfd >= 0:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        else:
+            os.kill(pid, signal.SIGKILL)  # our own child, not reaped: the number is still its own
+    except ProcessLookupError:
+        pass
+    try:
+        os.waitpid(pid, 0)
+    except ChildProcessError:
+        pass
+
+
+def _await_execution(channel: socket.socket, warnings: list[str], prefix: str) -> None:
+    """Returns when execve(2) has closed the channel after a clean announcement."""
+    executing = False
+    while True:
+        try:
+            data, _fds = receive(channel)
+        except ConnectionResetError:
+            data = b""
+        if not data and executing:
+            return
+        kind = data[:1]
+        if kind == EXECUTING:
+            executing = True
+        elif kind == child.WARNING:
+            warnings.append(data[1:].decode())
+        else:
+            raise _failure(data, prefix)
+
+
+def _failure(data: bytes, prefix: str) -> EngineError:
+    if data[:1] != child.ERROR:
+        return StartFailed(
+            f"{prefix}the process died while it was prepared", hint="is the memory limit too small?"
+        )
+    number, what, detail, hint = data[1:].decode("utf-8", "surrogateescape").split("\0")
+    return StartFailed(prefix + what, errno=int(number), detail=detail, hint=hint)

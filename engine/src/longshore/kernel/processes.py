@@ -1,0 +1,43 @@
+"""What a process says about itself to the kernel: prctl(2), keyrings, and its credentials."""
+
+import ctypes
+
+from longshore.kernel.libc import function, system_call
+
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_KEEPCAPS = 8
+PR_SET_NAME = 15
+PR_CAPBSET_READ = 23
+PR_CAPBSET_DROP = 24
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_RAISE = 2
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+
+KEYCTL_JOIN_SESSION_KEYRING = 1
+
+_ulong = ctypes.c_ulong
+_prctl = function("prctl", ctypes.c_int, _ulong, _ulong, _ulong, _ulong)
+_prctl_text = function("prctl", ctypes.c_int, ctypes.c_char_p, _ulong, _ulong, _ulong)
+_keyctl = system_call("keyctl", ctypes.c_int, ctypes.c_char_p)
+
+
+def prctl(option: int, second: int = 0, third: int = 0, fourth: int = 0, fifth: int = 0) -> int:
+    return _prctl(option, second, third, fourth, fifth)
+
+
+def set_dumpable(value: bool) -> None:
+    """False: nobody without CAP_SYS_PTRACE over us can read our memory, descriptors or exe link, prctl(2)."""
+    _prctl(PR_SET_DUMPABLE, int(value), 0, 0, 0)
+
+
+def set_name(name: str) -> None:
+    """The name in ps and /proc/self/comm; the kernel keeps 15 bytes."""
+    _prctl_text(PR_SET_NAME, name.encode()[:15], 0, 0, 0)
+
+
+def join_session_keyring(name: str) -> None:
+    """A keyring of our own, so that a container does not possess the host's, keyctl(2)."""
+    _keyctl(KEYCTL_JOIN_SESSION_KEYRING, name.encode())

@@ -1,0 +1,123 @@
+"""The words of mount options, as mount(8) and the runtime specification name them. Pure."""
+
+from dataclasses import dataclass
+
+from longshore.errors import InvalidArgument, Unsupported
+from longshore.kernel import mounts as kernel
+from longshore.kernel.paths import clean
+from longshore.oci.runtime_spec import Mount
+
+# word: (attributes to set, attributes to clear), mount_setattr(2)
+_ATTRIBUTES = {
+    "ro": (kernel.MOUNT_ATTR_RDONLY, 0),
+    "rw": (0, kernel.MOUNT_ATTR_RDONLY),
+    "nosuid": (kernel.MOUNT_ATTR_NOSUID, 0),
+    "suid": (0, kernel.MOUNT_ATTR_NOSUID),
+    "nodev": (kernel.MOUNT_ATTR_NODEV, 0),
+    "dev": (0, kernel.MOUNT_ATTR_NODEV),
+    "noexec": (kernel.MOUNT_ATTR_NOEXEC, 0),
+    "exec": (0, kernel.MOUNT_ATTR_NOEXEC),
+    "nodiratime": (kernel.MOUNT_ATTR_NODIRATIME, 0),
+    "diratime": (0, kernel.MOUNT_ATTR_NODIRATIME),
+    "relatime": (kernel.MOUNT_ATTR_RELATIME, kernel.MOUNT_ATTR__ATIME),
+    "norelatime": (0, 0),  # without another atime word relatime stays the kernel's default
+    "noatime": (kernel.MOUNT_ATTR_NOATIME, kernel.MOUNT_ATTR__ATIME),
+    "atime": (kernel.MOUNT_ATTR_RELATIME, kernel.MOUNT_ATTR__ATIME),
+    "strictatime": (kernel.MOUNT_ATTR_STRICTATIME, kernel.MOUNT_ATTR__ATIME),
+    "nostrictatime": (kernel.MOUNT_ATTR_RELATIME, kernel.MOUNT_ATTR__ATIME),
+    "nosymfollow": (kernel.MOUNT_ATTR_NOSYMFOLLOW, 0),
+    "symfollow": (0, kernel.MOUNT_ATTR_NOSYMFOLLOW),
+}
+_RECURSIVE = {f"r{word}": value for word, value in _ATTRIBUTES.items()}
+
+_PROPAGATION = {
+    "private": (kernel.MS_PRIVATE, False),
+    "rprivate": (kernel.MS_PRIVATE, True),
+    "slave": (kernel.MS_SLAVE, False),
+    "rslave": (kernel.MS_SLAVE, True),
+    "shared": (kernel.MS_SHARED, False),
+    "rshared": (kernel.MS_SHARED, True),
+    "unbindable": (kernel.MS_UNBINDABLE, False),
+    "runbindable": (kernel.MS_UNBINDABLE, True),
+}
+
+# Words that say nothing to us: "defaults" and what only mount(8) itself reads.
+_NO_MEANING = frozenset(
+    {"defaults", "bind", "rbind", "auto", "noauto", "nofail", "_netdev", "user", "nouser"}
+)
+_REFUSED = frozenset({"idmap", "ridmap", "tmpcopyup", "remount"})
+
+
+@dataclass(frozen=True, slots=True)
+class MountPlan:
+    """One mount, ready to be made. `kind` is "bind", "cgroup" or the name of a filesystem."""
+
+    destination: str
+    kind: str
+    source: str = ""
+    recursive: bool = False  # rbind
+    parameters: tuple[tuple[str, str | None], ...] = ()  # of the filesystem itself, in order
+    attr_set: int = 0
+    attr_clr: int = 0
+    tree_set: int = 0  # the r-words: for the whole tree
+    tree_clr: int = 0
+    propagation: int = 0
+    propagation_recursive: bool = False
+
+    def describe(self) -> str:
+        return f"{self.kind} {self.source or self.kind} on {self.destination}"
+
+
+def parse_propagation(word: str) -> tuple[int, bool]:
+    """The flag and whether it is for the whole tree. Raises InvalidArgument."""
+    try:
+        return _PROPAGATION[word]
+    except KeyError:
+        raise InvalidArgument(f'unknown mount propagation "{word}"') from None
+
+
+def plan_mount(mount: Mount) -> MountPlan:
+    """Translate one mount of the specification. Raises InvalidArgument or Unsupported."""
+    destination = clean(mount.destination)
+    if not mount.destination or destination == "/" or "\0" in mount.destination + mount.source:
+        raise InvalidArgument(f'invalid mount destination "{mount.destination}"')
+    if mount.uid_mappings or mount.gid_mappings:
+        raise Unsupported(f'id-mapped mount on "{destination}" is not supported')
+    words = set(mount.options)
+    bind = mount.type == "bind" or "bind" in words or "rbind" in words
+    attr_set = attr_clr = tree_set = tree_clr = propagation = 0
+    propagation_recursive = False
+    parameters: list[tuple[str, str | None]] = []
+    for word in mount.options:
+        if word in _ATTRIBUTES:
+            put, drop = _ATTRIBUTES[word]
+            attr_set, attr_clr = attr_set & ~drop | put, attr_clr & ~put | drop
+        elif word in _RECURSIVE:
+            put, drop = _RECURSIVE[word]
+            tree_set, tree_clr = tree_set & ~drop | put, tree_clr & ~put | drop
+        elif word in _PROPAGATION:
+            propagation, propagation_recursive = _PROPAGATION[word]
+        elif word in _REFUSED or word.startswith(("idmap=", "ridmap=")):
+            raise Unsupported(f'mount option "{word}" on "{destination}" is not supported')
+        elif word not in _NO_MEANING and word:
+            key, equals, value = word.partition("=")
+            if bind:
+                raise InvalidArgument(f'unknown option "{word}" of the bind mount on "{destination}"')
+            parameters.append((key, value if equals else None))
+    if bind and not mount.source:
+        raise InvalidArgument(f'bind mount on "{destination}" has no source')
+    if not bind and not mount.type:
+        raise InvalidArgument(f'mount on "{destination}" has no type')
+    return MountPlan(
+        destination=destination,
+        kind="bind" if bind else mount.type,
+        source=mount.source,
+        recursive="rbind" in words or (bind and "bind" not in words),
+        parameters=tuple(parameters),
+        attr_set=attr_set,
+        attr_clr=attr_clr,
+        tree_set=tree_set,
+        tree_clr=tree_clr,
+        propagation=propagation,
+        propagation_recursive=propagation_recursive,
+    )

@@ -1,0 +1,175 @@
+"""The mounts of a specification, made and attached by descriptor. Runs in the forked child."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from longshore.errors import StartFailed
+from longshore.kernel import mounts
+from longshore.kernel.descriptors import close_quietly
+from longshore.kernel.paths import make_directories, make_file
+from longshore.runtime.cgroups import Layout
+from longshore.runtime.mount_options import MountPlan
+from longshore.runtime.steps import words
+
+_Result = TypeVar("_Result")
+
+# Set on the mounts after everything that has to be made below them exists.
+_LATE_READONLY = frozenset({"tmpfs"})
+
+
+@dataclass(slots=True)
+class Sources:
+    """Detached copies of what the host gives, taken before propagation is cut: so a shared one stays shared."""
+
+    trees: dict[int, int] = field(default_factory=dict[int, int])  # index of the mount -> descriptor
+
+    def take(self, plans: tuple[MountPlan, ...]) -> None:
+        for index, plan in enumerate(plans):
+            if plan.kind == "bind":
+                self.trees[index] = _guarded(plan, _clone)
+
+
+@dataclass(slots=True)
+class Mounter:
+    root_fd: int
+    sources: Sources
+    layout: Layout
+    cgroup: str  # path of the container's cgroup below each hierarchy
+    cgroup_namespace: bool
+    late: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
+
+    def attach_all(self, plans: tuple[MountPlan, ...]) -> None:
+        for index, plan in enumerate(plans):
+            if plan.kind == "bind":
+                tree = self.sources.trees[index]
+            elif plan.kind in ("cgroup", "cgroup2"):
+                _guarded(plan, self._attach_cgroup)
+                continue
+            else:
+                tree = _guarded(plan, self._new)
+            _guarded(plan, lambda plan, tree=tree: self._attach(plan, tree))
+
+    def finish(self) -> None:
+        """Set what was put off."""
+        for tree, destination in self.late:
+            try:
+                mounts.mount_setattr(tree, attr_set=mounts.MOUNT_ATTR_RDONLY)
+            except OSError as error:
+                raise StartFailed(f'error making "{destination}" read-only: {words(error)}') from error
+            os.close(tree)
+        self.late.clear()
+
+    def _new(self, plan: MountPlan) -> int:
+        attributes = plan.attr_set | plan.tree_set
+        if plan.kind in _LATE_READONLY and attributes & mounts.MOUNT_ATTR_RDONLY:
+            attributes &= ~mounts.MOUNT_ATTR_RDONLY
+            tree = mounts.new_filesystem(
+                plan.kind, plan.parameters, attributes=attributes, source=plan.source or plan.kind
+            )
+            self.late.append((os.dup(tree), plan.destination))
+            return tree
+        return mounts.new_filesystem(
+            plan.kind, plan.parameters, attributes=attributes, source=plan.source or plan.kind
+        )
+
+    def _attach(self, plan: MountPlan, tree: int) -> None:
+        is_directory = stat.S_ISDIR(os.fstat(tree).st_mode)
+        make = make_directories if is_directory else make_file
+        target = make(self.root_fd, plan.destination)
+        try:
+            mounts.move_mount(tree, target)
+            if plan.propagation and plan.kind != "bind":
+                mounts.mount_setattr(tree, propagation=plan.propagation, recursive=plan.propagation_recursive)
+        finally:
+            close_quietly(tree, target)
+
+    def _attach_cgroup(self, plan: MountPlan) -> None:
+        """What the container sees of the cgroups: its own part of every hierarchy."""
+        readonly = plan.attr_set & mounts.MOUNT_ATTR_RDONLY
+        flags = mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV | mounts.MOUNT_ATTR_NOEXEC
+        target = make_directories(self.root_fd, plan.destination)
+        try:
+            if self.layout.pure_v2:
+                tree = self._hierarchy(0, flags | readonly)
+                mounts.move_mount(tree, target)
+                os.close(tree)
+                return
+            base = mounts.new_filesystem("tmpfs", (("mode", "755"),), attributes=flags, source="tmpfs")
+            mounts.move_mount(base, target)
+            for index, hierarchy in enumerate(self.layout.hierarchies):
+                if not hierarchy.used:
+                    continue  # the container has no group of its own there and would see the host's
+                os.mkdir(hierarchy.name, 0o755, dir_fd=base)
+                below = os.open(hierarchy.name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=base)
+                tree = self._hierarchy(index, flags | readonly)
+                mounts.move_mount(tree, below)
+                close_quietly(tree, below)
+                for controller in hierarchy.controllers:
+                    name = controller.removeprefix("name=")
+                    if name != hierarchy.name and hierarchy.version == 1:
+                        try:
+                            os.symlink(hierarchy.name, name, dir_fd=base)
+                        except FileExistsError:
+                            pass
+            if readonly:
+                mounts.mount_setattr(base, attr_set=mounts.MOUNT_ATTR_RDONLY)
+            os.close(base)
+        finally:
+            os.close(target)
+
+    def _hierarchy(self, index: int, attributes: int) -> int:
+        hierarchy = self.layout.hierarchies[index]
+        if not self.cgroup_namespace:
+            path = hierarchy.path(self.cgroup) if hierarchy.used else hierarchy.mount
+            tree = mounts.open_tree(mounts.AT_FDCWD, path)
+            mounts.mount_setattr(tree, attr_set=attributes, propagation=mounts.MS_PRIVATE)
+            return tree
+        if hierarchy.version == 2:
+            return mounts.new_filesystem("cgroup2", attributes=attributes, source="cgroup")
+        parameters: list[tuple[str, str | None]] = []
+        for controller in hierarchy.controllers:
+            if controller.startswith("name="):
+                parameters += [("none", None), ("name", controller.removeprefix("name="))]
+            else:
+                parameters.append((controller, None))
+        return mounts.new_filesystem("cgroup", tuple(parameters), attributes=attributes, source="cgroup")
+
+
+def _clone(plan: MountPlan) -> int:
+    tree = mounts.open_tree(mounts.AT_FDCWD, plan.source, recursive=plan.recursive)
+    # A detached copy is nobody's yet: no moment in which it is visible without its restrictions.
+    propagation, tree_wide = (
+        plan.propagation or mounts.MS_PRIVATE,
+        plan.propagation_recursive or not plan.propagation,
+    )
+    mounts.mount_setattr(tree, propagation=propagation, recursive=tree_wide and plan.recursive)
+    if plan.attr_set | plan.attr_clr:
+        mounts.mount_setattr(tree, attr_set=plan.attr_set, attr_clr=plan.attr_clr)
+    if plan.tree_set | plan.tree_clr:
+        mounts.mount_setattr(tree, attr_set=plan.tree_set, attr_clr=plan.tree_clr, recursive=True)
+    return tree
+
+
+def _guarded(plan: MountPlan, step: Callable[[MountPlan], _Result]) -> _Result:
+    try:
+        return step(plan)
+    except OSError as error:
+        raise StartFailed(
+            f'error mounting "{plan.source or plan.kind}" to rootfs at "{plan.destination}": {words(error)}',
+            errno=error.errno or 0,
+            hint=_hint(plan, error),
+        ) from error
+
+
+def _hint(plan: MountPlan, error: OSError) -> str:
+    if error.errno == errno.ENOTDIR:
+        return "are you trying to mount a directory onto a file (or vice-versa)?"
+    if error.errno == errno.ENODEV:
+        return f"this kernel has no filesystem {plan.kind}"
+    return ""

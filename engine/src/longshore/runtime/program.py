@@ -1,0 +1,304 @@
+"""The last steps of a forked child: limits, identity, working directory, program. Runs inside the container.
+
+The order matters and is the same for init and exec. Nothing here imports, decodes by codec name or asks NSS.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import socket
+import stat
+import sys
+from typing import NoReturn
+
+from longshore.errors import StartFailed
+from longshore.kernel import capabilities, processes, terminals
+from longshore.kernel.descriptors import CLOSE_RANGE_CLOEXEC, close_all_except, close_range
+from longshore.kernel.paths import make_directories, openat2
+from longshore.kernel.seccomp import load_filter
+from longshore.runtime.plan import ProcessPlan
+from longshore.runtime.rootfs import write_proc
+from longshore.runtime.steps import Doing, words
+from longshore.runtime.users import Identity, home_of, resolve_user
+
+EXECUTING = b"X"  # told to the parent right before execve(2): a silence after it is success
+
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_OS_ERRNO_OF_RAISE = (errno.EPERM, errno.EINVAL)
+
+
+def become_child(keep: tuple[int, ...]) -> None:
+    """First thing after fork: nothing of the parent stays reachable, and no code can be loaded any more."""
+    sys.meta_path.clear()  # an import from here on is a defect and fails instead of reading the container's files
+    sys.path_hooks.clear()
+    sys.path.clear()
+    close_all_except(keep)
+    os.setsid()
+    os.umask(0)
+    for number in _ALL_SIGNALS:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)  # ignored signals stay ignored after execve(2)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    processes.set_dumpable(False)
+
+
+_ALL_SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+
+
+def set_limits(plan: ProcessPlan, warnings: list[str]) -> None:
+    """Resource limits and the OOM score. What may not be raised is lowered to what is possible."""
+    for number, soft, hard in plan.rlimits:
+        try:
+            resource.setrlimit(number, (soft, hard))
+        except (ValueError, PermissionError):
+            _old_soft, most = resource.getrlimit(number)
+            lowered = (_lower(soft, most), _lower(hard, most))
+            resource.setrlimit(number, lowered)
+            warnings.append(
+                f"limit {number} lowered to {lowered[0]}:{lowered[1]}: this machine allows no more"
+            )
+    if plan.oom_score_adj is not None:
+        try:
+            _write_text("/proc/self/oom_score_adj", str(plan.oom_score_adj))
+        except PermissionError:
+            warnings.append(f"oom score {plan.oom_score_adj} is not set: lowering it needs CAP_SYS_RESOURCE")
+
+
+def _lower(value: int, most: int) -> int:
+    if most == resource.RLIM_INFINITY:
+        return value
+    return most if value == resource.RLIM_INFINITY else min(value, most)
+
+
+def _write_text(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def find_identity(plan: ProcessPlan, root_fd: int, environment: dict[str, str]) -> Identity:
+    """Numbers of the process's user; sets HOME when the environment has none."""
+    user = plan.user
+    if user.username or user.additional_groups:
+        text = user.username or f"{user.uid}:{user.gid}"
+        identity = resolve_user(root_fd, text, (*user.additional_groups, *map(str, user.additional_gids)))
+    else:
+        identity = Identity(user.uid, user.gid, user.additional_gids)
+    if "HOME" not in environment:
+        home = identity.home or home_of(root_fd, identity.uid) or b"/"
+        environment["HOME"] = home.decode("utf-8", "surrogateescape")
+    return identity
+
+
+def enter_directory(root_fd: int, path: str) -> int:
+    """A descriptor of the working directory, made when it is missing. Links of /proc lead nowhere (EXDEV, ELOOP)."""
+    with Doing(f'setting the working directory "{path}"'):
+        return make_directories(root_fd, path)
+
+
+def change_directory(fd: int, path: str) -> None:
+    """Enter it and make sure that it is inside of the root, getcwd(2) says "(unreachable)" otherwise."""
+    with Doing(f'setting the working directory "{path}"'):
+        os.fchdir(fd)
+        try:
+            inside = os.getcwd().startswith("/")
+        except FileNotFoundError:
+            inside = False
+        if not inside:
+            raise StartFailed(f'working directory "{path}" is outside of the container')
+
+
+def find_program(name: str, environment: dict[str, str]) -> str:
+    """The path to execute. Raises StartFailed with the words that the docker CLI turns into 126 and 127."""
+    if "/" in name:
+        try:
+            _check_executable(name)
+        except OSError as error:
+            verb = f"stat {name}: " if error.errno in (errno.ENOENT, errno.ENOTDIR) else ""
+            raise StartFailed(f'exec: "{name}": {verb}{words(error)}', errno=error.errno or 0) from error
+        return name
+    denied = False
+    for directory in environment.get("PATH", _DEFAULT_PATH).split(":"):
+        path = f"{directory or '.'}/{name}"
+        try:
+            _check_executable(path)
+            return path
+        except PermissionError:
+            denied = True
+        except OSError:
+            continue
+    if denied:
+        raise StartFailed(f'exec: "{name}": permission denied', errno=errno.EACCES)
+    raise StartFailed(f'exec: "{name}": executable file not found in $PATH', errno=errno.ENOENT)
+
+
+def _check_executable(path: str) -> None:
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise OSError(errno.EISDIR, "is a directory")
+    if not stat.S_ISREG(mode) or not os.access(path, os.X_OK, effective_ids=True):
+        raise OSError(errno.EACCES, "permission denied")
+
+
+def take_identity(plan: ProcessPlan, identity: Identity, stdio: tuple[int, ...], *, keep_admin: bool) -> None:
+    """Bounding set, groups, uid and capabilities. `keep_admin`: CAP_SYS_ADMIN stays until the filter is loaded."""
+    with Doing("setting the identity"):
+        if identity.uid:
+            for fd in stdio:
+                _give(fd, identity.uid)
+        capabilities.limit_bounding(plan.bounding)
+        processes.prctl(processes.PR_SET_KEEPCAPS, 1)
+        os.setgroups(identity.groups)
+        os.setresgid(identity.gid, identity.gid, identity.gid)
+        os.setresuid(identity.uid, identity.uid, identity.uid)
+        processes.prctl(processes.PR_SET_KEEPCAPS, 0)
+        effective, permitted, inheritable = final_capabilities(plan, identity)
+        admin = capabilities.CAP_SYS_ADMIN if keep_admin else 0
+        available = capabilities.capget()[1]
+        capabilities.capset(
+            (effective | admin) & available, (permitted | admin) & available, inheritable & available
+        )
+        capabilities.set_ambient(plan.ambient)
+        processes.set_dumpable(False)  # setresuid(2) has put it to fs.suid_dumpable
+    os.umask(plan.umask)
+    if plan.no_new_privileges:
+        processes.prctl(processes.PR_SET_NO_NEW_PRIVS, 1)
+
+
+def final_capabilities(plan: ProcessPlan, identity: Identity) -> tuple[int, int, int]:
+    """Effective, permitted, inheritable. A named user that is not root has only what is ambient, as execve(2) does."""
+    if plan.user.username and identity.uid:
+        return plan.ambient, plan.ambient, plan.inheritable | plan.ambient
+    return plan.effective, plan.permitted, plan.inheritable
+
+
+def _give(fd: int, uid: int) -> None:
+    """/dev/stdout must be openable by the user; /dev/null belongs to nobody."""
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or (stat.S_ISCHR(mode) and os.isatty(fd)):
+        try:
+            os.fchown(fd, uid, -1)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EINVAL, errno.EROFS):
+                raise
+
+
+def set_label(proc_fd: int, profile: str) -> None:
+    """The AppArmor profile for the coming execve(2), written into a private procfs and nowhere else."""
+    with Doing(f'setting the AppArmor profile "{profile}"'):
+        try:
+            write_proc(proc_fd, "thread-self/attr/apparmor/exec", f"exec {profile}")
+        except FileNotFoundError:
+            write_proc(proc_fd, "thread-self/attr/exec", f"exec {profile}")
+
+
+def connect_stdio(stdio: tuple[int, ...], console: int | None) -> None:
+    """Make them 0, 1 and 2; a console becomes the controlling terminal."""
+    if console is not None:
+        terminals.make_controlling(console)
+        stdio = (console, console, console)
+    # Out of the way first: a source may sit on a number that is overwritten before its turn.
+    moved = [os.dup(fd) if fd < 3 else fd for fd in stdio]
+    for number, fd in enumerate(moved):
+        os.dup2(fd, number, inheritable=True)
+
+
+def execute(
+    plan: ProcessPlan,
+    identity: Identity,
+    environment: dict[str, str],
+    program: str,
+    channel: socket.socket,
+    seccomp: tuple[bytes, int] | None,
+) -> NoReturn:
+    """Load the filter, drop the last capability, execute. Raises StartFailed when execve(2) fails."""
+    if plan.with_init:
+        _fork_under_init(channel)
+    channel.send(EXECUTING)
+    if seccomp is not None:
+        with Doing("loading the seccomp filter"):
+            load_filter(*seccomp)
+        if not plan.no_new_privileges:
+            effective, permitted, inheritable = final_capabilities(plan, identity)
+            available = capabilities.capget()[1]
+            capabilities.capset(effective & available, permitted & available, inheritable & available)
+    close_range(3, flags=CLOSE_RANGE_CLOEXEC)
+    try:
+        os.execve(program, plan.args, environment)
+    except OSError as error:
+        raise StartFailed(f'exec: "{plan.args[0]}": {words(error)}', errno=error.errno or 0) from error
+
+
+def _fork_under_init(channel: socket.socket) -> None:
+    """docker run --init: this process stays as PID 1, reaps and passes signals on; the child goes on to execute."""
+    blocked = set(_ALL_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    child = os.fork()
+    if not child:
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.setpgid(0, 0) if not os.isatty(0) else None
+        return
+    processes.set_name("longshore-init")
+    channel.close()
+    close_range(3)
+    null = os.open("/dev/null", os.O_RDWR)
+    for number in range(3):
+        os.dup2(null, number)
+    while True:
+        number = signal.sigwait(blocked)
+        if number != signal.SIGCHLD:
+            try:
+                os.kill(child, number)
+            except ProcessLookupError:
+                pass
+            continue
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                os._exit(0)
+            if not pid:
+                break
+            if pid == child:
+                code = os.waitstatus_to_exitcode(status)
+                os._exit(code if code >= 0 else 128 - code)
+
+
+def finish(
+    plan: ProcessPlan,
+    root_fd: int,
+    stdio: tuple[int, ...],
+    console: int | None,
+    channel: socket.socket,
+    seccomp: tuple[bytes, int] | None,
+    proc_fd: int | None,
+    *,
+    wait: bool,
+) -> NoReturn:
+    """Everything from a prepared root to execve(2). `wait`: the parent says when (one byte) after all is checked."""
+    environment = dict(plan.env)
+    identity = find_identity(plan, root_fd, environment)
+    if plan.terminal:
+        environment.setdefault("TERM", "xterm")
+    cwd = enter_directory(root_fd, plan.cwd)
+    connect_stdio(stdio, console)
+    if plan.apparmor_profile and proc_fd is not None:
+        set_label(proc_fd, plan.apparmor_profile)
+    close_all_except((channel.fileno(), cwd))
+    take_identity(plan, identity, (0, 1, 2), keep_admin=seccomp is not None and not plan.no_new_privileges)
+    change_directory(cwd, plan.cwd)
+    os.close(cwd)
+    program = find_program(plan.args[0], environment)
+    if wait and not channel.recv(1):
+        os._exit(1)  # the monitor is gone
+    execute(plan, identity, environment, program, channel, seccomp)
+
+
+def open_root() -> int:
+    """An O_PATH descriptor of "/" as it is now."""
+    return openat2(-100, "/", os.O_PATH | os.O_DIRECTORY, resolve=0)

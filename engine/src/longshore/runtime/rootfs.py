@@ -1,0 +1,293 @@
+"""The container's root: made, filled and entered inside the container's own mount namespace.
+
+Runs in the forked child. Every path below the root is opened by openat2(2) in that root, every mount is attached
+by descriptor, so that links which an image or a neighbour plants lead nowhere else.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from longshore.errors import StartFailed
+from longshore.kernel import mounts, terminals
+from longshore.kernel.descriptors import close_quietly
+from longshore.kernel.paths import (
+    OVERLAYFS_SUPER_MAGIC,
+    PROC_SUPER_MAGIC,
+    RESOLVE_BENEATH,
+    RESOLVE_NO_SYMLINKS,
+    RESOLVE_NO_XDEV,
+    filesystem_magic,
+    is_null_device,
+    make_directories,
+    make_file,
+    openat2,
+)
+from longshore.oci.runtime_spec import Device
+from longshore.runtime.messages import OverlayRoot, PlainRoot
+from longshore.runtime.plan import DEFAULT_LINKS, ContainerPlan
+from longshore.runtime.steps import Doing
+
+_PAGE = 4096
+_KINDS = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
+
+
+def mount_root(rootfs: OverlayRoot | PlainRoot) -> int:
+    """Mount the root somewhere in this namespace and return an O_PATH descriptor of its top."""
+    if isinstance(rootfs, PlainRoot):
+        with Doing(f'mounting the root "{rootfs.path}"'):
+            return _attach_over(rootfs.path, mounts.open_tree(mounts.AT_FDCWD, rootfs.path, recursive=True))
+    if not rootfs.upper and len(rootfs.lowers) == 1:
+        # overlayfs wants two layers when nothing is writable.
+        layer = f"{rootfs.layers_dir}/{rootfs.lowers[0]}"
+        with Doing(f'mounting the root "{layer}"'):
+            tree = mounts.open_tree(mounts.AT_FDCWD, layer)
+            mounts.mount_setattr(tree, attr_set=mounts.MOUNT_ATTR_RDONLY)
+            return _attach_over(layer, tree)
+    return _mount_overlay(rootfs)
+
+
+def _attach_over(path: str, tree: int) -> int:
+    target = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    mounts.move_mount(tree, target)
+    os.close(target)
+    return tree
+
+
+def _escape(path: str) -> str:
+    """Commas end an option and colons a layer, unless a backslash stands before them."""
+    return path.replace("\\", "\\\\").replace(",", "\\,").replace(":", "\\:")
+
+
+def overlay_options(rootfs: OverlayRoot) -> str:
+    """The data for mount(2): lower names relative to the layers' directory, so that 120 fit into one page."""
+    options = "lowerdir=" + ":".join(map(_escape, rootfs.lowers))
+    if rootfs.upper:
+        options += f",upperdir={_escape(rootfs.upper)},workdir={_escape(rootfs.work)}"
+    options += ",index=off"  # upper directories may be copied with the data root
+    if len(os.fsencode(options)) >= _PAGE:
+        raise StartFailed(f"too many layers: {len(rootfs.lowers)} do not fit into one overlay mount")
+    return options
+
+
+def _mount_overlay(rootfs: OverlayRoot) -> int:
+    options = overlay_options(rootfs)
+    # mount(2), not fsopen(2): a parameter there may have 255 bytes before Linux 6.5. The layers' own directory
+    # serves as the mount point: it exists, and nobody else sees what we put over it.
+    try:
+        os.chdir(rootfs.layers_dir)
+        mounts.mount("overlay", ".", "overlay", 0, options)
+        return os.open(rootfs.layers_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StartFailed(
+            "error mounting the overlay root",
+            errno=error.errno or 0,
+            detail=os.strerror(error.errno or 0).lower(),
+            hint=_overlay_hint(rootfs, error),
+        ) from error
+
+
+def _overlay_hint(rootfs: OverlayRoot, error: OSError) -> str:
+    for path in (rootfs.upper, rootfs.work, *(f"{rootfs.layers_dir}/{name}" for name in rootfs.lowers)):
+        if path and not os.path.isdir(path):  # noqa: PTH112
+            return f"{path} is missing"
+    if error.errno == errno.EINVAL and rootfs.upper:
+        fd = os.open(rootfs.upper, os.O_PATH)
+        if filesystem_magic(fd) == OVERLAYFS_SUPER_MAGIC:
+            return "the data root lies on an overlay itself; put it on a volume or another filesystem"
+        return (
+            "the filesystem of the data root may lack what overlayfs needs (d_type, xattrs, RENAME_WHITEOUT)"
+        )
+    return ""
+
+
+def enter_root(root_fd: int) -> None:
+    """Make it "/" and let go of the host's tree, pivot_root(2)."""
+    with Doing("switching to the root"):
+        os.fchdir(root_fd)
+        mounts.pivot_root(".", ".")
+        mounts.umount(".", mounts.MNT_DETACH)
+        os.chdir("/")
+
+
+def make_devices(root_fd: int, devices: tuple[Device, ...]) -> None:
+    """Nodes in the container's /dev; where mknod(2) is refused the host's node is bound instead."""
+    for device in devices:
+        directory, _slash, name = device.path.rpartition("/")
+        with Doing(f'creating device "{device.path}"'):
+            parent = make_directories(root_fd, directory or "/")
+            try:
+                _make_device(root_fd, parent, name, device)
+            finally:
+                os.close(parent)
+
+
+def _make_device(root_fd: int, parent: int, name: str, device: Device) -> None:
+    mode = 0o666 if device.file_mode is None else device.file_mode
+    number = os.makedev(device.major, device.minor)
+    try:
+        os.mknod(name, _KINDS[device.type] | mode & 0o7777, number, dir_fd=parent)
+        if device.uid or device.gid:
+            os.chown(name, device.uid, device.gid, dir_fd=parent, follow_symlinks=False)
+    except FileExistsError:
+        found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if stat.S_IFMT(found.st_mode) != _KINDS[device.type] or found.st_rdev != number:
+            raise
+    except PermissionError:
+        tree = mounts.open_tree(mounts.AT_FDCWD, device.path)  # the host's root is still "/"
+        target = make_file(root_fd, device.path)
+        try:
+            mounts.move_mount(tree, target)
+        finally:
+            close_quietly(tree, target)
+
+
+def make_links(root_fd: int) -> None:
+    """The links that programs expect in /dev, and ptmx of the container's own devpts."""
+    dev = make_directories(root_fd, "/dev")
+    try:
+        for path, target in (*DEFAULT_LINKS, ("/dev/ptmx", "pts/ptmx")):
+            with Doing(f'creating link "{path}"'):
+                try:
+                    os.symlink(target, path[len("/dev/") :], dir_fd=dev)
+                except FileExistsError:
+                    pass  # a device or a mount of that name was asked for
+    finally:
+        os.close(dev)
+
+
+def open_console(root_fd: int, size: tuple[int, int] | None) -> tuple[int, int]:
+    """A terminal of the container's own devpts, bound on /dev/console by descriptor: (master, slave)."""
+    with Doing("creating the console"):
+        pts = openat2(root_fd, "/dev/pts", os.O_RDONLY | os.O_DIRECTORY)
+        master, slave = terminals.open_pair(pts)
+        os.close(pts)
+        if size is not None:
+            terminals.set_size(slave, *size)
+        dev = make_directories(root_fd, "/dev")
+        try:
+            os.close(os.open("console", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600, dir_fd=dev))
+        except FileExistsError:
+            pass
+        target = os.open("console", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dev)
+        if stat.S_ISLNK(os.fstat(target).st_mode):
+            raise StartFailed('error creating the console: "/dev/console" is a link')
+        tree = mounts.open_tree(slave)
+        mounts.move_mount(tree, target)
+        close_quietly(tree, target, dev)
+        return master, slave
+
+
+class Masks:
+    """Hides paths: files behind /dev/null, directories behind an empty read-only tmpfs."""
+
+    def __init__(self, root_fd: int) -> None:
+        self._root = root_fd
+        self._null = -1
+        self._empty = -1
+
+    def mask(self, path: str) -> None:
+        """A path that does not exist needs no mask."""
+        with Doing(f'masking "{path}"'):
+            try:
+                target = openat2(self._root, path, os.O_PATH)
+            except FileNotFoundError:
+                return
+            try:
+                kind = os.fstat(target).st_mode
+                tree = self._directory() if stat.S_ISDIR(kind) else mounts.open_tree(self._null_node())
+                mounts.move_mount(tree, target)
+                os.close(tree)
+            finally:
+                os.close(target)
+
+    def _directory(self) -> int:
+        if self._empty < 0:
+            attributes = mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV
+            parameters = (("nr_blocks", "1"), ("nr_inodes", "1"))
+            self._empty = mounts.new_filesystem(
+                "tmpfs", parameters, attributes=attributes | 8, source="tmpfs"
+            )
+            return os.dup(self._empty)  # attach this one; later ones are copies of it
+        return mounts.open_tree(self._empty)
+
+    def _null_node(self) -> int:
+        """The container's /dev/null by descriptor, and only if it is that device: a neighbour that shares
+        the root may have put a link in its place.
+        """
+        if self._null < 0:
+            fd = openat2(self._root, "/dev/null", os.O_PATH | os.O_NOFOLLOW)
+            if not is_null_device(fd):
+                os.close(fd)
+                raise StartFailed('"/dev/null" of the container is not the null device')
+            self._null = fd
+        return self._null
+
+    def close(self) -> None:
+        close_quietly(self._null, self._empty)
+
+
+def make_readonly(root_fd: int, path: str) -> None:
+    """Bind the tree on itself, read-only. A path that does not exist is no error."""
+    with Doing(f'making "{path}" read-only'):
+        try:
+            target = openat2(root_fd, path, os.O_PATH)
+        except FileNotFoundError:
+            return
+        tree = mounts.open_tree(target, recursive=True)
+        mounts.mount_setattr(tree, attr_set=mounts.MOUNT_ATTR_RDONLY, recursive=True)
+        mounts.move_mount(tree, target)
+        close_quietly(tree, target)
+
+
+def private_procfs() -> int:
+    """A procfs that is mounted nowhere: no image or neighbour can have put anything into it."""
+    with Doing("opening a private procfs"):
+        fd = mounts.new_filesystem("proc", source="proc")
+        if filesystem_magic(fd) != PROC_SUPER_MAGIC:
+            raise StartFailed("the private procfs is none")
+        return fd
+
+
+def write_proc(proc_fd: int, path: str, value: str) -> None:
+    """Write below a private procfs; the file found must be of that very filesystem."""
+    resolve = RESOLVE_BENEATH | RESOLVE_NO_XDEV
+    if not path.startswith("thread-self/"):
+        resolve |= RESOLVE_NO_SYMLINKS
+    fd = openat2(proc_fd, path, os.O_WRONLY, resolve=resolve)
+    try:
+        if filesystem_magic(fd) != PROC_SUPER_MAGIC:
+            raise StartFailed(f'"/proc/{path}" is not on procfs')
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
+
+
+def write_sysctls(proc_fd: int, sysctls: tuple[tuple[str, str], ...]) -> None:
+    for name, value in sysctls:
+        with Doing(f'setting sysctl "{name}"'):
+            write_proc(proc_fd, "sys/" + _sysctl_path(name), value)
+
+
+def _sysctl_path(name: str) -> str:
+    """net.ipv4.conf.eth0/100.forwarding: dots separate, a slash is a dot of the interface's name, sysctl(8)."""
+    return name.translate({ord("."): "/", ord("/"): "."})
+
+
+def finish_root(root_fd: int, plan: ContainerPlan) -> None:
+    """Masks and read-only trees, last: nothing below them is needed any more."""
+    for path in plan.readonly_paths:
+        make_readonly(root_fd, path)
+    masks = Masks(root_fd)
+    for path in plan.masked:
+        masks.mask(path)
+    masks.close()
+    if plan.propagation is not None:
+        flag, recursive = plan.propagation
+        with Doing("setting the propagation of the root"):
+            mounts.mount_setattr(root_fd, propagation=flag, recursive=recursive)
+    if plan.readonly:
+        with Doing("making the root read-only"):
+            mounts.mount_setattr(root_fd, attr_set=mounts.MOUNT_ATTR_RDONLY)
