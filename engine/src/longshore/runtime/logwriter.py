@@ -6,17 +6,18 @@ One entry per line of output, at most 16 KiB of it, with the time of the read th
 ends with `\\n`. Bytes that are not UTF-8 become U+FFFD, one per byte, and `<`, `>`, `&`, U+2028 and U+2029 are
 written as escapes, as Go's encoding/json does by default.
 
-No asyncio here: the monitor shares its memory with the zygote and stays small.
+No asyncio and no pathlib here: the monitor shares its memory with the zygote and stays small (`records.py`).
 """
+# ruff: noqa: PTH104
 
 import codecs
 import os
 import time
-from pathlib import Path
 
 import msgspec
 
 from longshore.runtime.messages import LogTarget
+from longshore.runtime.records import remove_file
 
 PARTIAL = 16 * 1024
 """Docker's limit for one entry; tools that join partial entries expect it."""
@@ -122,6 +123,7 @@ class LogWriter:
         self.max_files = max(target.max_files, 1)
         self.lost = 0
         self._pending: dict[str, bytes] = {}
+        remove_file(f"{self.path}.new")  # of a writer that was killed while it rotated
         self._fd = self._open(self.path)
         self._size = os.fstat(self._fd).st_size
         if self._size and os.pread(self._fd, 1, self._size - 1) != b"\n":
@@ -177,18 +179,18 @@ class LogWriter:
         """Move the files up by one and start a new one. Readers that hold a file open keep reading it."""
         fresh = f"{self.path}.new"
         try:
-            Path(fresh).unlink(missing_ok=True)
+            remove_file(fresh)
             fd = self._open(fresh)
             if self.max_files > 1:
                 for number in range(self.max_files - 1, 1, -1):
                     try:
-                        Path(f"{self.path}.{number - 1}").replace(f"{self.path}.{number}")
+                        os.rename(f"{self.path}.{number - 1}", f"{self.path}.{number}")
                     except FileNotFoundError:
                         continue
                 # rename over an existing hard link of the same file does nothing (rename(2)), so clear the name first
-                Path(f"{self.path}.1").unlink(missing_ok=True)
+                remove_file(f"{self.path}.1")
                 os.link(self.path, f"{self.path}.1")
-            Path(fresh).replace(self.path)
+            os.rename(fresh, self.path)
         except OSError:
             return  # cannot rotate now (disk full): the file grows beyond its limit until it can
         os.close(self._fd)

@@ -28,9 +28,13 @@ READY = b"\0ready"
 """The body of the first frame that the daemon gets: imports are done, launches will be quick."""
 
 _IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""What a service manager or a terminal may send to the whole group. A monitor ends when its container does."""
+"""What a service manager or a terminal may send to the whole group, and what the monitors ignore from birth on.
+
+The zygote ends when its socket closes, a monitor when its container ends.
+"""
 
 _PR_SET_NAME = 15  # prctl(2)
+_prctl = ctypes.CDLL(None).prctl  # looked up once, before the forks
 
 
 def main(control_fd: int, sealed_fd: int) -> None:
@@ -44,9 +48,9 @@ def main(control_fd: int, sealed_fd: int) -> None:
     os.umask(0o022)
     os.chdir("/")
     _set_name(b"longshore-zyg")
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the monitors, wait(2)
-    # The daemon closes the socket when it goes; a ^C in its terminal must not take us first
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.collect()
     gc.disable()
     gc.freeze()  # collections in the monitors leave these objects and their pages alone
@@ -90,8 +94,6 @@ def become_monitor(body: bytes, watch: socket.socket) -> NoReturn:
     """In the forked child: detach from everything of the daemon and run. Never returns."""
     try:
         os.setsid()
-        for number in _IGNORED:
-            signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # its children's statuses are wanted
         _set_name(b"longshore-mon")
         launch = wire.launch_decoder.decode(body)
@@ -119,7 +121,7 @@ def _tell_failed(connection: socket.socket, message: FromMonitor) -> None:
 
 def _set_name(name: bytes) -> None:
     """What ps and top show; at most 15 bytes."""
-    ctypes.CDLL(None).prctl(_PR_SET_NAME, name, 0, 0, 0)
+    _prctl(_PR_SET_NAME, name, 0, 0, 0)
 
 
 if __name__ == "__main__":

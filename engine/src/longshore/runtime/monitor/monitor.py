@@ -1,4 +1,5 @@
 """One run of one container, from the Launch to the exit record."""
+# ruff: noqa: PTH103 (see records.py)
 
 import errno
 import fcntl
@@ -8,7 +9,6 @@ import socket
 import struct
 import termios
 from dataclasses import dataclass
-from pathlib import Path
 
 from longshore.errors import Conflict, EngineError, StartFailed
 from longshore.runtime import records
@@ -125,11 +125,10 @@ class Monitor:
 
     def _create(self) -> None:
         launch = self._launch
-        state_dir = Path(launch.state_dir)
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        Path(launch.exit_path).unlink(missing_ok=True)  # the last run's; must not be taken for this one's
+        os.makedirs(launch.state_dir, mode=0o700, exist_ok=True)
+        records.remove_file(launch.exit_path)  # the last run's; must not be taken for this one's
         log = LogWriter(launch.log) if launch.log else None
-        self._listener = self._listen(state_dir)
+        self._listener = self._listen()
         init = self._init = spawn_init(launch)
         self._write_state()
         self._stdio = Stdio(
@@ -149,13 +148,13 @@ class Monitor:
             os.close(fd)
         init.netns_fd = init.netlink_fd = None
 
-    def _listen(self, state_dir: Path) -> socket.socket:
+    def _listen(self) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         # Through the folder's descriptor: sun_path holds only 107 bytes (unix(7))
-        folder = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        folder = os.open(self._launch.state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             path = f"/proc/self/fd/{folder}/{records.SOCKET_NAME}"
-            Path(path).unlink(missing_ok=True)
+            records.remove_file(path)
             listener.bind(path)
         finally:
             os.close(folder)

@@ -1,0 +1,162 @@
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longshore.runtime.logwriter import PARTIAL, LogWriter, format_time, plan_entries
+from longshore.runtime.messages import LogTarget
+
+STAMP = "2026-01-02T03:04:05.000000006Z"
+
+
+def go_text(data: bytes) -> str:
+    """What Go's encoding/json makes of bytes: every byte that is no UTF-8 becomes one U+FFFD."""
+    text, position = "", 0
+    while position < len(data):
+        for size in (1, 2, 3, 4):
+            try:
+                text += data[position : position + size].decode()
+                break
+            except UnicodeDecodeError:
+                continue
+        else:
+            text, size = text + "\ufffd", 1
+        position += size
+    return text
+
+
+def test_an_entry_is_byte_for_byte_dockers() -> None:
+    entries, rest = plan_entries(b"hello\n", "stdout", STAMP)
+    assert entries == b'{"log":"hello\\n","stream":"stdout","time":"2026-01-02T03:04:05.000000006Z"}\n'
+    assert rest == b""
+
+
+@pytest.mark.parametrize(
+    ("line", "encoded"),
+    [
+        (b"", b""),
+        (b'a","b', b'a\\",\\"b'),
+        (b"back\\", b"back\\\\"),
+        (b"\\n", b"\\\\n"),
+        (b"<a> & b", b"\\u003ca\\u003e \\u0026 b"),
+        (b"cr\r", b"cr\\r"),
+        (b"nul\0", b"nul\\u0000"),
+        ("ü€😀".encode(), "ü€😀".encode()),
+        ("\u2028\u2029".encode(), b"\\u2028\\u2029"),
+        (b"\xff\xe2\x82x", "\ufffd\ufffd\ufffdx".encode()),
+    ],
+)
+def test_escapes(line: bytes, encoded: bytes) -> None:
+    entries, _ = plan_entries(line + b"\n" + b"next\n", "stderr", STAMP)
+    first, second = entries.splitlines()
+    assert first == b'{"log":"' + encoded + b'\\n","stream":"stderr","time":"' + STAMP.encode() + b'"}'
+    assert json.loads(second)["log"] == "next\n"
+
+
+@given(
+    st.lists(st.binary(max_size=60) | st.just(b"\n") | st.just(b'","') | st.just(b"\xe2\x82\n"), max_size=20)
+)
+def test_any_output_comes_back_line_by_line(chunks: list[bytes]) -> None:
+    output, rest = b"", b""
+    for chunk in chunks:
+        entries, rest = plan_entries(rest + chunk, "stdout", STAMP)
+        output += entries
+    data = b"".join(chunks)
+    lines = [line + b"\n" for line in data.split(b"\n")[:-1]]
+    assert [json.loads(line)["log"] for line in output.split(b"\n")[:-1]] == [go_text(line) for line in lines]
+    assert rest == data.split(b"\n")[-1]
+
+
+@pytest.mark.parametrize("length", [PARTIAL - 1, PARTIAL, PARTIAL + 1, 3 * PARTIAL, 3 * PARTIAL + 5])
+@pytest.mark.parametrize("ended", [True, False])
+def test_long_lines_are_cut_into_partial_entries(length: int, ended: bool) -> None:
+    data = b"x" * length + (b"\n" if ended else b"")
+    entries, rest = plan_entries(data, "stdout", STAMP)
+    logs = [json.loads(line)["log"] for line in entries.splitlines()]
+    assert "".join(logs).encode() + rest == data
+    assert all(len(log.rstrip("\n")) <= PARTIAL for log in logs)
+    assert [log.endswith("\n") for log in logs] == [False] * (len(logs) - ended) + [True] * ended
+    assert len(rest) < PARTIAL
+
+
+def test_a_cut_spares_utf8_sequences() -> None:
+    data = b"x" + "€".encode() * PARTIAL + b"\n"
+    entries, _ = plan_entries(data, "stdout", STAMP)
+    assert "\ufffd" not in entries.decode()
+    assert "".join(json.loads(line)["log"] for line in entries.splitlines()).encode() == data
+
+
+def test_times_have_a_fixed_width_and_sort_like_texts() -> None:
+    assert format_time(0) == "1970-01-01T00:00:00.000000000Z"
+    assert format_time(1_767_323_045_000_000_006) == STAMP
+    assert format_time(999_999_999) < format_time(1_000_000_000)
+
+
+def logs_of(path: Path) -> list[str]:
+    return [json.loads(line)["log"] for line in path.read_text().splitlines()]
+
+
+def test_streams_keep_their_own_unfinished_lines(tmp_path: Path) -> None:
+    writer = LogWriter(LogTarget(str(tmp_path / "log")))
+    writer.write("stdout", b"out")
+    writer.write("stderr", b"err\nmore")
+    writer.write("stdout", b"put\n")
+    assert logs_of(tmp_path / "log") == ["err\n", "output\n"]
+    writer.finish("stderr")
+    writer.finish("stderr")
+    writer.close()
+    assert logs_of(tmp_path / "log") == ["err\n", "output\n", "more"]
+
+
+def test_a_log_goes_on_where_the_last_run_ended_and_mends_a_torn_end(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b'{"log":"one\\n","stream":"stdout","time":"' + STAMP.encode() + b'"}\n{"log":"tor')
+    writer = LogWriter(LogTarget(str(path)))
+    writer.write("stdout", b"two\n")
+    writer.close()
+    lines = path.read_bytes().splitlines()
+    assert lines[1] == b'{"log":"tor'
+    assert json.loads(lines[2])["log"] == "two\n"
+
+
+@pytest.mark.parametrize("max_files", [1, 2, 4])
+def test_rotation_keeps_the_newest_lines_within_the_limits(tmp_path: Path, max_files: int) -> None:
+    path = tmp_path / "log"
+    writer = LogWriter(LogTarget(str(path), max_size=1000, max_files=max_files))
+    for block in range(20):
+        writer.write("stdout", b"".join(b"line %d\n" % (block * 10 + n) for n in range(10)))
+    writer.close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log", *(f"log.{n}" for n in range(1, max_files))]
+    assert all(p.stat().st_size <= 1000 for p in tmp_path.iterdir())
+    files = [path.with_name(f"log.{n}") for n in range(max_files - 1, 0, -1)] + [path]
+    numbers = [int(log.split()[1]) for file in files for log in logs_of(file)]
+    assert numbers == list(range(200 - len(numbers), 200))
+
+
+def test_a_full_disk_loses_lines_but_leaves_no_half_entry(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    writer = LogWriter(LogTarget(str(path)))
+    writer.write("stdout", b"before\n")
+    real = os.dup(writer._fd)
+    full = os.open("/dev/full", os.O_RDWR)
+    os.dup2(full, writer._fd)
+    writer.write("stdout", b"lost 1\nlost 2\n")
+    os.dup2(real, writer._fd)
+    writer.write("stdout", b"after\n")
+    writer.close()
+    os.close(real)
+    os.close(full)
+    assert writer.lost == 2
+    assert logs_of(path) == ["before\n", "after\n"]
+
+
+def test_every_time_is_rfc3339_with_nanoseconds(tmp_path: Path) -> None:
+    writer = LogWriter(LogTarget(str(tmp_path / "log")))
+    writer.write("stdout", b"a\nb\n")
+    writer.close()
+    for line in (tmp_path / "log").read_text().splitlines():
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", json.loads(line)["time"])
