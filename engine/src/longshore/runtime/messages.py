@@ -114,7 +114,10 @@ class Created(msgspec.Struct, frozen=True, tag="created"):
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):
+    """`warnings`: limits that this machine cannot give and that were lowered or left out."""
+
     at: str  # RFC 3339 with nanoseconds, UTC
+    warnings: tuple[str, ...] = ()
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

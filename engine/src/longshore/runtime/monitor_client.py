@@ -111,6 +111,8 @@ class Monitor:
         self.started_at = ""
         self.netns_fd: int | None = None
         self.netlink_fd: int | None = None
+        self.warnings: tuple[str, ...] = ()
+        """After `start()`: limits that this machine cannot give and that were lowered or left out."""
         self.execs: tuple[str, ...] = ()
         """Ids of the execs that were running when a `reconnect()` found this monitor."""
         self._state_dir = state_dir
@@ -261,8 +263,8 @@ class Monitor:
                     self.netns_fd, self.netlink_fd = self._descriptors
                     self._descriptors = []
                 _resolve(self._created, None)
-            case Started(at):
-                self.started_at = at
+            case Started(at, warnings):
+                self.started_at, self.warnings = at, warnings
                 _resolve(self._started, at)
             case State(pid, started_at, execs):
                 self.pid, self.started_at, self.execs = pid, started_at, execs

@@ -21,6 +21,7 @@ import msgspec
 
 from longshore.errors import EngineError
 from longshore.runtime import wire
+from longshore.runtime.init import warm_up
 from longshore.runtime.messages import Failed, FromMonitor
 from longshore.runtime.monitor import run_monitor
 
@@ -51,6 +52,7 @@ def main(control_fd: int, sealed_fd: int) -> None:
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the monitors, wait(2)
+    warm_up()
     gc.collect()
     gc.disable()
     gc.freeze()  # collections in the monitors leave these objects and their pages alone

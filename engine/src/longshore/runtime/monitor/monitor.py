@@ -11,7 +11,7 @@ import termios
 from dataclasses import dataclass
 
 from longshore.errors import Conflict, EngineError, StartFailed
-from longshore.runtime import records
+from longshore.runtime import cgroups, records
 from longshore.runtime.init import Init, remove_cgroups, spawn_exec, spawn_init
 from longshore.runtime.logwriter import LogWriter, now_text
 from longshore.runtime.messages import (
@@ -195,7 +195,7 @@ class Monitor:
         self._loop.add(self._init.pidfd, IN, self._init_died)
         self._started_at = started_at
         self._write_state()
-        self._tell(Started(started_at))
+        self._tell(Started(started_at, tuple(self._init.warnings)))
 
     def _give_up(self, message: Failed) -> None:
         """End without an exit record: nothing ever ran."""
@@ -221,7 +221,7 @@ class Monitor:
     def _finish(self, status: int) -> None:
         assert self._init is not None and self._stdio is not None
         finished_at = now_text()
-        oom = oom_killed(self._launch)
+        oom = cgroups.oom_killed(self._init.cgroup)
         error = ""
         try:
             remove_cgroups(self._launch.spec, self._launch.id)
@@ -390,12 +390,6 @@ class Monitor:
         elif len(self._untold) < UNTOLD_EXECS:
             self._untold[exec_id] = code
         running.stdio.process_ended()
-
-
-def oom_killed(launch: Launch) -> bool:
-    """Whether the kernel killed a process of the container for want of memory."""
-    del launch
-    return False
 
 
 def run_monitor(launch: Launch, watch: socket.socket) -> None:
