@@ -1,6 +1,20 @@
 """Containers: the use cases (`Containers`) and the live object (`Container`)."""
 
+from longshore.core.containers.attach import Attachment
 from longshore.core.containers.container import Container, ExitStatus
-from longshore.core.containers.facade import Attachment, Containers, LogOptions, Paths
+from longshore.core.containers.facade import Containers
+from longshore.core.containers.parts import Defaults, Parts, Paths
+from longshore.core.containers.store import ContainerStore
+from longshore.core.containers.streams import LogOptions
 
-__all__ = ["Attachment", "Container", "Containers", "ExitStatus", "LogOptions", "Paths"]
+__all__ = [
+    "Attachment",
+    "Container",
+    "ContainerStore",
+    "Containers",
+    "Defaults",
+    "ExitStatus",
+    "LogOptions",
+    "Parts",
+    "Paths",
+]

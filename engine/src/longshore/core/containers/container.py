@@ -2,10 +2,14 @@
 
 import asyncio
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from longshore.core.containers.record import Record, State
 from longshore.core.model import WaitCondition
+
+if TYPE_CHECKING:
+    from longshore.core.containers.attach import Attachment
+    from longshore.runtime.client import Monitor
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,13 +19,24 @@ class ExitStatus:
 
 
 class Container:
-    """One per container for the daemon's life; `record` is what the database holds."""
+    """One per container for the daemon's life; `record` is what the database holds.
+
+    `lock` is held for every change of what the container is (start, end, update, rename, remove) but never while
+    waiting for its process, so that a stuck container can still be asked, killed and listed.
+    """
 
     def __init__(self, record: Record) -> None:
         self.record = record
         self.lock = asyncio.Lock()
         self.warnings: list[str] = []  # of create
+        self.monitor: Monitor | None = None
+        self.watcher: asyncio.Task[None] | None = None  # turns the process's end into the container's
+        self.restarter: asyncio.Task[None] | None = None  # waits for the next try of the restart policy
+        self.prober: asyncio.Task[None] | None = None  # health checks
+        self.restart_delay = 0.0
         self.removed = False
+        self.removing: asyncio.Task[None] | None = None
+        self.attachments: list[Attachment] = []  # those that wait for a start
         self._waiters: list[tuple[WaitCondition, asyncio.Future[ExitStatus]]] = []
 
     @property
@@ -42,6 +57,33 @@ class Container:
         return self.state.status in ("running", "paused")
 
     @property
-    def health(self) -> Literal["none", "starting", "healthy", "unhealthy"]:
-        health = self.state.health
-        return health.status if health else "none"  # type: ignore[return-value]
+    def health(self) -> str:
+        """none, starting, healthy or unhealthy."""
+        return self.state.health.status if self.state.health else "none"
+
+    def waiter(self, condition: WaitCondition) -> "asyncio.Future[ExitStatus]":
+        """A future for the condition; done already where it holds now. "next-exit" always waits."""
+        future: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
+        now = {
+            "not-running": not self.running and self.state.status != "restarting",
+            "next-exit": False,
+            "removed": self.removed,
+        }
+        if now[condition]:
+            future.set_result(self.exit_status())
+        else:
+            self._waiters.append((condition, future))
+            future.add_done_callback(lambda _done: self._forget(future))
+        return future
+
+    def exit_status(self) -> ExitStatus:
+        return ExitStatus(self.state.exit_code, self.state.error)
+
+    def tell(self, *conditions: WaitCondition) -> None:
+        """Wake those who wait for one of the conditions."""
+        for condition, future in tuple(self._waiters):
+            if condition in conditions and not future.done():
+                future.set_result(self.exit_status())
+
+    def _forget(self, future: "asyncio.Future[ExitStatus]") -> None:
+        self._waiters = [pair for pair in self._waiters if pair[1] is not future]

@@ -35,6 +35,7 @@ class State(msgspec.Struct):
     finished_at: str = NEVER
     restart_count: int = 0
     stopped_by_user: bool = False  # keeps `unless-stopped` down and stops the restart policy
+    starting: bool = False  # written before the program runs: the start is not acknowledged yet
     ever_started: bool = False
     health: Health | None = None
 
@@ -72,4 +73,8 @@ class Record(msgspec.Struct):
     platform: str = "linux"
     path: str = ""  # entrypoint and command, as inspect shows them
     args: list[str] = []
+    successor_of: str = ""  # the container whose host ports this one waits for
     desired: Any = None  # the normalised request of `apply`; opaque to core
+    successor_of: str = (
+        ""  # id of the container whose host ports it gets by `hand_over`; until then they wait
+    )

@@ -1,0 +1,213 @@
+"""Making a container: judge, prepare folders and volumes, and only then let it exist, in one transaction.
+
+What a crash leaves before that transaction has no row, and what has no row is swept at the next start.
+"""
+
+import asyncio
+import os
+import secrets
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from longshore.core.clock import now
+from longshore.core.containers.container import Container
+from longshore.core.containers.create import plan_record
+from longshore.core.containers.mounts import image_volume_paths, plan_mounts
+from longshore.core.containers.parts import Parts
+from longshore.core.containers.record import MountPoint, Record
+from longshore.core.containers.roots import closing, in_thread, open_overlay
+from longshore.core.copying import copy_tree
+from longshore.core.model import CreateRequest, VolumeRequest
+from longshore.core.names import check_name, random_name
+from longshore.core.spec import Surroundings, plan_spec
+from longshore.core.validate import available_cpus, check_create
+from longshore.errors import InvalidArgument
+from longshore.kernel.paths import openat2
+from longshore.oci.image_config import ContainerDefaults
+from longshore.runtime.messages import OverlayRoot
+
+if TYPE_CHECKING:
+    from longshore.core.images import Image
+
+
+class Creator:
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._copying = asyncio.Lock()  # two containers must not fill the same empty volume
+
+    async def create(self, name: str, request: CreateRequest, *, platform: str, desired: Any) -> Container:
+        """A new container in the database. On failure nothing is left of it."""
+        parts = self._parts
+        check_create(request, cpus=available_cpus())
+        if not request.image:
+            raise InvalidArgument("config cannot be empty in order to create a container", detail="Image")
+        image = parts.images.get(request.image)
+        _check_platform(platform, image)
+        mounts = plan_mounts(
+            request.host_config,
+            [*image_volume_paths(request.volumes), *(image.config.defaults.volumes or ())],
+            self._mounts_of(request),
+        )
+        id = secrets.token_hex(32)
+        chosen = check_name(name) if name else random_name(parts.store.taken)
+        parts.store.reserve(chosen, id)
+        try:
+            record = plan_record(
+                id,
+                chosen,
+                now(),
+                request,
+                str(image.id),
+                image.config.defaults or ContainerDefaults(),
+                mounts,
+                host_name=socket.gethostname(),
+            )
+            record.desired = desired
+            self._name_networks(record)
+            plan_spec(record, Surroundings())  # what it would refuse at start is refused now
+            await parts.images.ensure_unpacked(image)
+            container = await self._make(record, image)
+        finally:
+            parts.store.release(chosen)
+        parts.announce(container, "create")
+        return container
+
+    def _mounts_of(self, request: CreateRequest) -> dict[str, list[MountPoint]]:
+        names = [text.partition(":")[0] for text in request.host_config.volumes_from or ()]
+        return {name: self._parts.store.get(name).record.mounts for name in names}
+
+    def _name_networks(self, record: Record) -> None:
+        """Networks by their names, whatever the client used. Raises NotFound for one that does not exist."""
+        asked = record.networking.endpoints_config or {}
+        named = {self._parts.networks.get(name).name: settings for name, settings in asked.items()}
+        record.networking = replace(record.networking, endpoints_config=named)
+        mode = record.host_config.network_mode
+        if mode in asked:
+            record.host_config.network_mode = next(iter(named))
+        elif mode.startswith("container:"):
+            self._parts.store.get(mode.removeprefix("container:"))
+
+    async def _make(self, record: Record, image: "Image") -> Container:
+        parts = self._parts
+        with ExitStack() as undo:
+            _make_folder(parts.paths.folder(record.id), undo)
+            parts.snapshots.create(record.id)
+            undo.callback(parts.snapshots.remove, record.id)
+            record.mounts = await self._prepare_mounts(record, image, undo)
+            container = Container(record)
+            # From here to the end of the transaction nothing waits, so nobody sees half of it.
+            with parts.volumes.transaction():
+                for mount in record.mounts:
+                    if mount.type == "volume" and mount.name:
+                        parts.volumes.create(VolumeRequest(name=mount.name), anonymous=mount.anonymous)
+                parts.store.insert(container)
+            undo.pop_all()
+        return container
+
+    async def _prepare_mounts(self, record: Record, image: "Image", undo: ExitStack) -> list[MountPoint]:
+        """Folders for volumes and for binds that name none yet; empty volumes get the image's content."""
+        parts = self._parts
+        ready: list[MountPoint] = []
+        for mount in record.mounts:
+            if mount.type == "volume" and not mount.source:
+                name = mount.name or secrets.token_hex(32)
+                path, fresh = parts.volumes.prepare(name)
+                if fresh:
+                    undo.callback(parts.volumes.unprepare, name)
+                if mount.copy_up and not any(path.iterdir()):
+                    await self._copy_up(image, mount.target, path)
+                source = _inside(path, mount.subpath) if mount.subpath else str(path)
+                mount = replace(mount, name=name, source=source, driver="local")  # noqa: PLW2901
+            elif mount.type == "bind":
+                _bind_source(mount, created_by_binds=_is_from_binds(record, mount), undo=undo)
+            ready.append(mount)
+        return ready
+
+    async def _copy_up(self, image: "Image", target: str, volume: Path) -> None:
+        root = OverlayRoot(str(self._parts.layers_dir), self._parts.images.rootfs(image))
+
+        def work() -> None:
+            if any(volume.iterdir()):
+                return
+            with closing(open_overlay(root)) as root_fd:
+                try:
+                    source = openat2(root_fd, target, os.O_RDONLY | os.O_DIRECTORY)
+                except (FileNotFoundError, NotADirectoryError):
+                    return  # the image has nothing there
+                with closing(source):
+                    copy_tree(source, volume)
+
+        async with self._copying:
+            await in_thread(work)
+
+
+def _is_from_binds(record: Record, mount: MountPoint) -> bool:
+    return any(text.split(":")[1:2] == [mount.target] for text in record.host_config.binds or ())
+
+
+def _make_folder(folder: Path, undo: ExitStack) -> None:
+    folder.mkdir(parents=True, mode=0o710)
+    undo.callback(_remove_empty, folder)
+
+
+def _remove_empty(folder: Path) -> None:
+    folder.rmdir()
+
+
+def _bind_source(mount: MountPoint, *, created_by_binds: bool, undo: ExitStack) -> None:
+    """`-v /new:/x` makes the host's directory, as Docker does; `--mount type=bind` insists that it exists."""
+    path = Path(mount.source)
+    if path.exists():
+        return
+    if not created_by_binds:
+        raise InvalidArgument(
+            f'invalid mount config for type "bind": bind source path does not exist: {mount.source}'
+        )
+    missing = [path, *path.parents]
+    made = [folder for folder in missing if not folder.exists()]
+    try:
+        for folder in reversed(made):
+            folder.mkdir(mode=0o755, exist_ok=True)
+            undo.callback(_rmdir_quietly, folder)
+    except OSError as cause:
+        raise InvalidArgument(
+            f"error while creating mount source path '{mount.source}'", detail=cause.strerror or str(cause)
+        ) from cause
+
+
+def _rmdir_quietly(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except OSError:
+        pass  # somebody put something there meanwhile
+
+
+def _inside(volume: Path, subpath: str) -> str:
+    """A folder inside a volume, without following links. Raises InvalidArgument."""
+    path = volume
+    for part in Path(subpath).parts:
+        path = path / part
+        if path.is_symlink() or not path.exists():
+            raise InvalidArgument(f"subpath {subpath!r} does not exist in the volume (or is a link)")
+    return str(path)
+
+
+_ARCHITECTURES: dict[str, str] = {"x86_64": "amd64", "aarch64": "arm64", "armhf": "arm"}
+
+
+def _check_platform(platform: str, image: "Image") -> None:
+    """`--platform` must be what the image is. Raises NotFound-like InvalidArgument."""
+    if not platform:
+        return
+    wanted = platform.split("/")
+    have = [image.config.os or "linux", image.config.architecture]
+    asked = [wanted[0], _ARCHITECTURES.get(wanted[1], wanted[1])] if len(wanted) > 1 else wanted[:1]
+    if asked != have[: len(asked)]:
+        raise InvalidArgument(
+            f"image with reference {image.tags[0] if image.tags else image.id} was found but does not match the "
+            f"specified platform: wanted {platform}, actual: {'/'.join(have)}"
+        )

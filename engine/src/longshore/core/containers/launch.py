@@ -1,0 +1,247 @@
+"""From a record to a running process: what must exist on the machine before, and the order of the start.
+
+    allocate -> record -> launch -> (plug beside the init's mounts) -> attach -> record -> proceed
+
+Whoever acquires registers the undo: a start that fails at any step leaves no endpoint, monitor, cgroup or mount.
+"""
+
+import os
+import platform
+import posixpath
+from contextlib import AsyncExitStack
+from functools import cache
+from pathlib import Path
+
+from longshore.core import devices, spec
+from longshore.core.containers.container import Container
+from longshore.core.containers.parts import Parts
+from longshore.core.containers.record import Record
+from longshore.core.model import LogConfig
+from longshore.core.ports import plan_mappings
+from longshore.core.validate import log_limits
+from longshore.errors import Conflict, InvalidArgument, NotFound
+from longshore.network.files import host_resolv_conf, hosts_file, resolv_conf
+from longshore.network.model import Endpoint, EndpointRequest
+from longshore.runtime.client import Monitor
+from longshore.runtime.messages import Launch, LogTarget, OverlayRoot
+
+
+class Launcher:
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def start(self, container: Container) -> Monitor:
+        """Run the container; on return its program is executing. Raises StartFailed, Conflict, NotFound ….
+
+        The caller holds the lock. On success the record says running and is saved; on failure it is as before,
+        but for `endpoints`, which are gone.
+        """
+        parts, record = self._parts, container.record
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(release_endpoints, parts, container)
+            allocate_endpoints(parts, record)
+            parts.store.save(container)  # a daemon that dies from here on finds what to give back
+            launch = self._plan(record)
+            undo.callback(_remove_if_empty, parts.paths.state(record.id))
+            monitor = await parts.zygote.launch(launch)
+            undo.push_async_callback(monitor.abandon)
+            await self._connect(record, monitor)
+            container.monitor = monitor
+            undo.callback(setattr, container, "monitor", None)
+            for attachment in tuple(container.attachments):
+                container.attachments.remove(attachment)
+                undo.callback(attachment.close)
+                await attachment.connect()
+            record.state.starting = True
+            record.state.pid = monitor.pid
+            parts.store.save(container)
+            record.state.started_at = await monitor.start()
+            undo.pop_all()
+        return monitor
+
+    async def _connect(self, record: Record, monitor: Monitor) -> None:
+        """Network into the new namespace, while the init mounts its root."""
+        netns, netlink = monitor.take_descriptors()
+        try:
+            if netns is None:
+                return
+            if not record.endpoints and netlink is not None:
+                await self._parts.network.loopback_up(netlink)
+            for name, endpoint in record.endpoints.items():
+                record.endpoints[name] = await self._parts.network.plug(endpoint, netns, netlink)
+        finally:
+            for fd in (netns, netlink):
+                if fd is not None:
+                    os.close(fd)
+
+    def _plan(self, record: Record) -> Launch:
+        parts = self._parts
+        folder = parts.paths.folder(record.id)
+        files = self._write_files(record, folder)
+        exit_record = parts.paths.exit_record(record.id)
+        exit_record.unlink(missing_ok=True)  # of the last run, which the database knows
+        state = parts.paths.state(record.id)
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for mount in record.mounts:
+            if mount.type == "bind" and not Path(mount.source).exists():
+                raise InvalidArgument(
+                    f'invalid mount config for type "bind": bind source path does not exist: {mount.source}'
+                )
+        writable = parts.snapshots.get(record.id)
+        return Launch(
+            id=record.id,
+            spec=spec.plan_spec(record, self._surroundings(record, files)),
+            rootfs=OverlayRoot(
+                layers_dir=str(parts.layers_dir),
+                lowers=parts.images.rootfs(parts.images.get(record.image_id)),
+                upper=str(writable.upper),
+                work=str(writable.work),
+            ),
+            state_dir=str(state),
+            exit_path=str(exit_record),
+            log=log_target(record.host_config.log_config, parts.paths.log(record.id)),
+            stdin_open=record.config.open_stdin,
+            stdin_once=record.config.stdin_once,
+        )
+
+    def _write_files(self, record: Record, folder: Path) -> dict[str, str]:
+        """hosts, resolv.conf and hostname; with `--network container:x` those of x."""
+        host, config, defaults = record.host_config, record.config, self._parts.defaults
+        if host.network_mode.startswith("container:"):
+            folder = self._parts.paths.folder(self._peer(host.network_mode, "network").id)
+        else:
+            addresses = [endpoint.ip for endpoint in record.endpoints.values()]
+            gateway = next(
+                (endpoint.gateway for endpoint in record.endpoints.values() if endpoint.gateway), ""
+            )
+            hosts = hosts_file(
+                addresses or (["127.0.1.1"] if host.network_mode == "host" else []),
+                config.hostname,
+                domainname=config.domainname,
+                extra=host.extra_hosts or (),
+                gateway=gateway or ("127.0.0.1" if host.network_mode == "host" else ""),
+            )
+            resolv = resolv_conf(
+                host_resolv_conf(),
+                dns=host.dns or defaults.dns,
+                search=host.dns_search or defaults.dns_search,
+                options=host.dns_options or defaults.dns_options,
+            )
+            for name, text in (
+                ("hosts", hosts),
+                ("resolv.conf", resolv),
+                ("hostname", f"{config.hostname}\n"),
+            ):
+                path = folder / name
+                path.write_text(text)
+                path.chmod(0o644)
+        return {f"/etc/{name}": str(folder / name) for name in ("resolv.conf", "hostname", "hosts")}
+
+    def _peer(self, mode: str, what: str) -> Container:
+        """The running container of a mode `container:x`."""
+        name = mode.removeprefix("container:")
+        try:
+            peer = self._parts.store.get(name)
+        except NotFound as cause:
+            raise NotFound(f"No such container: {name}", detail=f"its {what} namespace is wanted") from cause
+        if not peer.running:
+            raise Conflict(
+                f"cannot join {what} namespace of a non running container: container {name} is not running"
+            )
+        return peer
+
+    def _surroundings(self, record: Record, files: dict[str, str]) -> spec.Surroundings:
+        host = record.host_config
+        namespaces: dict[str, str] = {}
+        shm = ""
+        for kind, proc, mode in (
+            ("network", "net", host.network_mode),
+            ("pid", "pid", host.pid_mode),
+            ("ipc", "ipc", host.ipc_mode),
+        ):
+            if mode.startswith("container:"):
+                pid = self._peer(mode, kind).state.pid
+                namespaces[kind] = f"/proc/{pid}/ns/{proc}"
+                if kind == "ipc":
+                    shm = f"/proc/{pid}/root/dev/shm"
+        granted = devices.requested_devices(host.devices or ())
+        if host.privileged:
+            granted = [*devices.host_devices(), *granted]
+        return spec.Surroundings(
+            cgroup_parent=self._parts.defaults.cgroup_parent,
+            files=files,
+            namespaces=namespaces,
+            shm=shm,
+            devices=granted,
+            capabilities=own_capabilities(),
+            architecture=platform.machine(),
+        )
+
+
+def cgroup_of(parts: Parts, record: Record) -> str:
+    """The container's group below each hierarchy's mount."""
+    return posixpath.join(record.host_config.cgroup_parent or parts.defaults.cgroup_parent, record.id)
+
+
+def log_target(config: LogConfig, path: Path) -> LogTarget | None:
+    if config.type == "none":
+        return None
+    size, files = log_limits(config.config or {})
+    return LogTarget(path=str(path), max_size=size, max_files=files)
+
+
+@cache
+def own_capabilities() -> tuple[str, ...]:
+    """What this process could give away: its bounding set, capabilities(7)."""
+    status = Path("/proc/self/status").read_text()
+    mask = int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapBnd:")), 16)
+    return tuple(name for number, name in enumerate(spec.ALL_CAPABILITIES) if mask >> number & 1)
+
+
+def allocate_endpoints(parts: Parts, record: Record) -> None:
+    """Reserve an address and the published ports in each network. All or none."""
+    mappings = plan_mappings(
+        record.host_config.port_bindings,
+        record.config.exposed_ports,
+        publish_all=record.host_config.publish_all_ports,
+    )
+    predecessor = parts.store.find(record.successor_of)
+    if predecessor is None or not predecessor.running:
+        record.successor_of = ""
+    asked = record.networking.endpoints_config or {}
+    for number, (name, settings) in enumerate(asked.items()):
+        request = _endpoint_request(record, name, settings, number)
+        if number == 0:  # published ports belong to the first network
+            request = EndpointRequest(**{**_fields(request), "ports": mappings})
+        record.endpoints[name] = parts.network.allocate(request)
+
+
+def _endpoint_request(record: Record, name: str, settings: EndpointSettings, number: int) -> EndpointRequest:
+    return EndpointRequest(
+        container_id=record.id,
+        network=name,
+        mac=settings.mac_address,
+        ip=settings.ipam_config.ipv4_address if settings.ipam_config else "",
+        name=record.name,
+        interface=f"eth{number}",
+        successor_of=record.successor_of,
+    )
+
+
+def _fields(request: EndpointRequest) -> dict[str, object]:
+    return {name: getattr(request, name) for name in request.__struct_fields__}
+
+
+async def release_endpoints(parts: Parts, container: Container) -> None:
+    """Give every endpoint back and forget it (not saved). Twice is fine."""
+    endpoints: list[Endpoint] = list(container.record.endpoints.values())
+    container.record.endpoints = {}
+    for endpoint in endpoints:
+        await parts.network.unplug(endpoint)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except OSError:
+        pass  # the monitor removes it, or has already

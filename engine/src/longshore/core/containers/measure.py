@@ -1,0 +1,174 @@
+"""What a running container does: its processes (`top`) and its counters (`stats`)."""
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from longshore.core.clock import now
+from longshore.core.containers.container import Container
+from longshore.core.containers.launch import cgroup_of
+from longshore.core.containers.parts import Parts
+from longshore.errors import Conflict, EngineError, InvalidArgument, Unsupported
+from longshore.runtime import cgroups
+
+PS_SECONDS = 10.0
+_NO_TIME = "0001-01-01T00:00:00Z"
+
+
+def filter_table(text: str, pids: frozenset[int]) -> tuple[list[str], list[list[str]]]:
+    """The titles and those rows of ps's output whose PID is wanted. The last column may hold blanks. Pure.
+
+    Raises InvalidArgument when there is no PID column.
+    """
+    lines = text.splitlines()
+    titles = lines[0].split() if lines else []
+    if "PID" not in titles:
+        raise InvalidArgument("Couldn't find PID field in ps output")
+    column = titles.index("PID")
+    rows: list[list[str]] = []
+    for line in lines[1:]:
+        fields = line.split(None, len(titles) - 1)
+        if len(fields) > column and fields[column].isdigit() and int(fields[column]) in pids:
+            rows.append(fields)
+    return titles, rows
+
+
+class Measures:
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def top(self, container: Container, arguments: str) -> dict[str, Any]:
+        """The host's `ps`, filtered to the container's processes; a plain table from /proc where there is no ps."""
+        if not container.running:
+            raise Conflict(f"container {container.id} is not running")
+        pids = frozenset(await asyncio.to_thread(cgroups.processes, cgroup_of(self._parts, container.record)))
+        words = arguments.split() or ["-ef"]
+        if any(not set(word) <= _PS_LETTERS for word in words):
+            raise InvalidArgument(f"invalid ps arguments {arguments!r}")
+        try:
+            text = await _ps(words)
+        except FileNotFoundError:
+            titles, rows = await asyncio.to_thread(_proc_table, sorted(pids))
+        else:
+            titles, rows = filter_table(text, pids)
+        return {"Titles": titles, "Processes": rows}
+
+    async def stats(self, container: Container) -> dict[str, Any]:
+        empty: dict[str, Any] = {
+            "read": now() if container.running else _NO_TIME,
+            "preread": _NO_TIME,
+            "pids_stats": {},
+            "blkio_stats": _blkio([]),
+            "num_procs": 0,
+            "storage_stats": {},
+            "cpu_stats": _cpu(0, 0, 0, 0),
+            "precpu_stats": _cpu(0, 0, 0, 0),
+            "memory_stats": {},
+            "name": f"/{container.name}",
+            "id": container.id,
+        }
+        if not container.running:
+            return empty
+        try:
+            counted = await asyncio.to_thread(cgroups.stats, cgroup_of(self._parts, container.record))
+        except EngineError:
+            return empty  # it has just ended
+        return empty | _sample(counted, container.state.pid)
+
+
+_PS_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-,=_%:+")
+
+
+async def _ps(words: Sequence[str]) -> str:
+    """Raises FileNotFoundError without ps, InvalidArgument with its words when it refuses the arguments."""
+    process = await asyncio.create_subprocess_exec(
+        "ps",
+        *words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
+    )
+    try:
+        async with asyncio.timeout(PS_SECONDS):
+            out, err = await process.communicate()
+    except TimeoutError as cause:
+        process.kill()
+        raise Unsupported("ps does not end") from cause
+    if process.returncode:
+        raise InvalidArgument(f"ps: {err.decode(errors='replace').strip()[:300]}")
+    return out.decode(errors="replace")
+
+
+def _proc_table(pids: Sequence[int]) -> tuple[list[str], list[list[str]]]:
+    rows: list[list[str]] = []
+    for pid in pids:
+        try:
+            folder = Path(f"/proc/{pid}")
+            stat = (folder / "stat").read_text(errors="replace")
+            fields = stat[stat.rindex(")") + 2 :].split()
+            command = (
+                (folder / "cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
+            )
+            name = stat[stat.index("(") + 1 : stat.rindex(")")]
+            ticks = (int(fields[11]) + int(fields[12])) // os.sysconf("SC_CLK_TCK")
+            spent = f"{ticks // 3600:02}:{ticks // 60 % 60:02}:{ticks % 60:02}"
+            rows.append([str(folder.stat().st_uid), str(pid), fields[1], spent, command or f"[{name}]"])
+        except (OSError, ValueError):
+            continue  # it has just ended
+    return ["UID", "PID", "PPID", "TIME", "CMD"], rows
+
+
+def _cpu(total: int, user: int, system: int, host: int) -> dict[str, Any]:
+    return {
+        "cpu_usage": {"total_usage": total, "usage_in_kernelmode": system, "usage_in_usermode": user},
+        "system_cpu_usage": host,
+        "online_cpus": os.cpu_count() or 1,
+        "throttling_data": {"periods": 0, "throttled_periods": 0, "throttled_time": 0},
+    }
+
+
+def _blkio(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "io_service_bytes_recursive": entries,
+        "io_serviced_recursive": None,
+        "io_queue_recursive": None,
+        "io_service_time_recursive": None,
+        "io_wait_time_recursive": None,
+        "io_merged_recursive": None,
+        "io_time_recursive": None,
+        "sectors_recursive": None,
+    }
+
+
+def _sample(counted: Any, pid: int) -> dict[str, Any]:
+    raise NotImplementedError((counted, pid))
+
+
+def host_cpu() -> int:
+    """Nanoseconds that all processors have spent, from /proc/stat, as the stats of Docker count them."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:8]
+    return sum(map(int, fields)) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+
+def network_counters(text: str) -> dict[str, dict[str, int]]:
+    """/proc/<pid>/net/dev as the API shows it, without the loopback. Pure."""
+    result: dict[str, dict[str, int]] = {}
+    for line in text.splitlines()[2:]:
+        name, _, rest = line.partition(":")
+        fields = [int(field) for field in rest.split()]
+        if name.strip() != "lo" and len(fields) >= 12:
+            result[name.strip()] = {
+                "rx_bytes": fields[0],
+                "rx_packets": fields[1],
+                "rx_errors": fields[2],
+                "rx_dropped": fields[3],
+                "tx_bytes": fields[8],
+                "tx_packets": fields[9],
+                "tx_errors": fields[10],
+                "tx_dropped": fields[11],
+            }
+    return result

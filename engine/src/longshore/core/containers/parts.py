@@ -1,0 +1,73 @@
+"""What the use cases of containers work with, put together once by the daemon."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from longshore.core.containers.store import ContainerStore
+from longshore.core.events import EventBus
+
+if TYPE_CHECKING:
+    from longshore.core.containers.container import Container
+    from longshore.core.images import Images
+    from longshore.core.networks import Networks
+    from longshore.core.volumes import Volumes
+    from longshore.network.manager import NetworkManager
+    from longshore.runtime.client import Zygote
+    from longshore.storage.snapshots import Snapshots
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """`data` survives a reboot (records, logs, exit records), `run` does not need to (tmpfs: sockets)."""
+
+    data: Path
+    run: Path
+
+    def folder(self, id: str) -> Path:
+        """The container's own folder: hosts files, log, exit record."""
+        return self.data / "containers" / id
+
+    def state(self, id: str) -> Path:
+        return self.run / "containers" / id
+
+    def exit_record(self, id: str) -> Path:
+        return self.folder(id) / "exit.json"
+
+    def log(self, id: str) -> Path:
+        return self.folder(id) / f"{id}-json.log"
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """The daemon's settings that reach containers."""
+
+    cgroup_parent: str = "/longshore"
+    dns: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    store: ContainerStore
+    images: "Images"
+    volumes: "Volumes"
+    networks: "Networks"
+    network: "NetworkManager"
+    snapshots: "Snapshots"
+    layers_dir: Path
+    zygote: "Zygote"
+    events: EventBus
+    paths: Paths
+    defaults: Defaults
+
+    def announce(self, container: "Container", action: str, **attributes: str) -> None:
+        """Tell an event of a container, with Docker's attributes: image, name, its labels."""
+        config = container.record.config
+        self.events.publish(
+            "container",
+            action,
+            container.id,
+            {**(config.labels or {}), "image": config.image, "name": container.name, **attributes},
+        )
