@@ -1,0 +1,56 @@
+"""`make bench`: our engine beside Debian's docker.io, in one run, as ratios.
+
+Exit code 1 when a target is missed. The machines are shared and noisy: read the ratios, not the figures.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.bench import rows
+from tests.bench.peers import Engine, both
+
+
+@dataclass(frozen=True)
+class Row:
+    title: str
+    unit: str
+    target: float  # of ours / Docker's
+    measure: Callable[[tuple[Engine, Engine]], list[float]]
+    more_is_better: bool = False
+
+    def met(self, ratio: float) -> bool:
+        return ratio >= self.target if self.more_is_better else ratio <= self.target
+
+
+ROWS = (
+    Row("API start, bridge network", "ms", 1 / 8, lambda both: rows.alternately(both, 15, rows.api_start)),
+    Row(
+        "docker run --rm busybox true", "ms", 1 / 3, lambda both: rows.alternately(both, 10, rows.docker_run)
+    ),
+    Row("docker exec true", "ms", 1 / 2, lambda both: rows.alternately(both, 5, rows.docker_exec)),
+    Row("memory per idle container", "MB", 1 / 3, lambda both: [rows.idle_memory(engine) for engine in both]),
+    Row("100 starts by 8 clients", "/s", 6, lambda both: [rows.start_rate(engine) for engine in both], True),
+)
+
+
+def main() -> int:
+    missed = 0
+    print(f"{'':<32} {'longshore':>10} {'docker':>10}       {'ratio':>7} {'target':>9}")
+    with both() as engines:
+        for row in ROWS:
+            ours, theirs = row.measure(engines)
+            ratio = ours / theirs
+            met = row.met(ratio)
+            missed += not met
+            sign = ">=" if row.more_is_better else "<="
+            print(
+                f"{row.title:<32} {ours:10.2f} {theirs:10.2f} {row.unit:<5} {ratio:7.3f} {sign} {row.target:5.3f}"
+                f"  {'met' if met else 'MISSED'}",
+                flush=True,
+            )
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
