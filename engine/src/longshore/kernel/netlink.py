@@ -7,6 +7,7 @@ acknowledgements. Constants keep the kernel's names: include/uapi/linux/{netlink
 """
 
 import errno
+import fcntl
 import itertools
 import os
 import socket
@@ -47,11 +48,12 @@ RTM_NEWROUTE, RTM_GETROUTE = 24, 26
 RTM_NEWNEIGH = 28
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 10, 18
-IFLA_NET_NS_FD, IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_GROUP = 28, 20, 26, 27
+IFLA_NET_NS_FD = 28
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
-IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
 VETH_INFO_PEER = 1
+IFLA_PROTINFO, IFLA_BRPORT_MODE = 12, 4
 IFF_UP = 0x1
+SIOCGIFINDEX = 0x8933
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST = 1, 2, 4
 RTA_DST, RTA_OIF, RTA_GATEWAY = 1, 4, 5
 RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST = 254, 3, 0, 1
@@ -274,12 +276,6 @@ def _ifinfo(*, index: int = 0, flags: int = 0, change: int = 0) -> bytes:
     return _IFINFO.pack(socket.AF_UNSPEC, 0, index, flags, change)
 
 
-def _no_link_local() -> bytes:
-    """Without an IPv6 address of its own the link needs no duplicate address detection and no multicast joins."""
-    mode = attribute(IFLA_INET6_ADDR_GEN_MODE, bytes([IN6_ADDR_GEN_MODE_NONE]))
-    return nested(IFLA_AF_SPEC, nested(socket.AF_INET6, mode))
-
-
 def new_bridge(name: str, mac: str, mtu: int) -> Call:
     """A fixed MAC: without one the bridge takes the lowest of its ports and changes it as they come and go."""
     body = [
@@ -314,16 +310,6 @@ def set_up(index: int, *, name: str = "") -> Call:
     )
 
 
-def set_alias(index: int, alias: str) -> Call:
-    return Call(
-        RTM_SETLINK, 0, _ifinfo(index=index) + attribute(IFLA_IFALIAS, alias.encode()), "set link alias"
-    )
-
-
-def no_link_local(index: int) -> Call:
-    return Call(RTM_SETLINK, 0, _ifinfo(index=index) + _no_link_local(), f"set address mode of link {index}")
-
-
 def delete_link(index: int, *, name: str = "") -> Call:
     return Call(RTM_DELLINK, 0, _ifinfo(index=index), f"delete link {name or index}")
 
@@ -347,6 +333,13 @@ def new_default_route(gateway: IPv4Address, index: int) -> Call:
     header = (socket.AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST, 0)
     body = [_RTMSG.pack(*header), attribute(RTA_GATEWAY, gateway.packed), u32(RTA_OIF, index)]
     return Call(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, b"".join(body), f"add default route by {gateway}")
+
+
+def hairpin(index: int) -> Call:
+    """Let the bridge send a frame back out of the port it came from."""
+    body = _IFINFO.pack(socket.AF_BRIDGE, 0, index, 0, 0)
+    body += nested(IFLA_PROTINFO, attribute(IFLA_BRPORT_MODE, b"\1"))
+    return Call(RTM_SETLINK, 0, body, f"set hairpin mode of port {index}")
 
 
 def learn(index: int, mac: str) -> Call:
@@ -386,6 +379,21 @@ def find_link(sock: NetlinkSocket, name: str) -> Link | None:
             return None
         raise
     return next((_link(message) for message in answer if message.kind == RTM_NEWLINK), None)
+
+
+def link_index(sock: NetlinkSocket, name: str) -> int:
+    """Index of a link in the socket's namespace, 0 without such a link.
+
+    By ioctl (netdevice(7)): unlike RTM_GETLINK it does not wait for the lock that link changes hold.
+    """
+    request = struct.pack("16s24x", name.encode())
+    try:
+        answer = fcntl.ioctl(sock.socket.fileno(), SIOCGIFINDEX, request)
+    except OSError as cause:
+        if cause.errno == errno.ENODEV:
+            return 0
+        raise
+    return int(struct.unpack_from("=i", answer, 16)[0])
 
 
 def addresses(sock: NetlinkSocket) -> list[tuple[int, IPv4Interface]]:
@@ -460,15 +468,18 @@ def socket_inside(netns_fd: int) -> NetlinkSocket:
 
 
 def configure_inside(sock: NetlinkSocket, interface: str, address: IPv4Interface, gateway: str) -> None:
-    """Inside of a namespace: loopback up, the interface up, its address and the default route."""
-    link = find_link(sock, interface)
-    if link is None:
+    """Inside of a namespace: loopback up, the interface up, its address and the default route.
+
+    Where there is a default route already, by another interface, it stays the only one.
+    """
+    index = link_index(sock, interface)
+    if not index:
         raise NetlinkError(errno.ENODEV, f"link {interface} did not arrive in the namespace")
-    calls: list[Call] = [
-        set_up(1, name="lo"),
-        new_address(link.index, address),
-        set_up(link.index, name=interface),
-    ]
-    if gateway:
-        calls.append(new_default_route(IPv4Address(gateway), link.index))
-    sock.perform(*calls)
+    sock.perform(set_up(1, name="lo"), new_address(index, address), set_up(index, name=interface))
+    if not gateway:
+        return
+    try:
+        sock.perform(new_default_route(IPv4Address(gateway), index))
+    except NetlinkError as cause:
+        if cause.errno != errno.EEXIST:
+            raise

@@ -5,25 +5,26 @@ lock anyway and a call may wait there for as long as the kernel takes a dead nam
 """
 
 import errno
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 
 from longshore.errors import Conflict, EngineError, Internal, Unsupported
-from longshore.kernel import netlink
+from longshore.kernel import conntrack, netlink
 from longshore.kernel.netlink import Link, NetlinkError, NetlinkSocket
 from longshore.kernel.nft import Batch, NftSocket
 from longshore.network import beside, files
 from longshore.network.addresses import choose_subnet, mac_of, parse_interface
-from longshore.network.model import BridgeNetwork, Endpoint
+from longshore.network.model import BridgeNetwork, Endpoint, PortMapping
 
 SYSCTL = Path("/proc/sys/net/ipv4")
 
 
 @contextmanager
-def explained(what: str) -> Iterator[None]:
+def explained(what: str) -> Generator[None]:
     """Turn a refused kernel request into the error tree's words."""
     try:
         yield
@@ -161,13 +162,13 @@ class Host:
     def plug(self, endpoint: Endpoint, netns_fd: int, netlink_fd: int | None) -> None:
         """The pair, the inside, the published ports; on failure the pair is gone again."""
         with explained(f"cannot plug {endpoint.name or endpoint.container_id[:12]} into {endpoint.network}"):
-            bridge = netlink.find_link(self.route, endpoint.bridge)
-            if bridge is None:
+            bridge = netlink.link_index(self.route, endpoint.bridge)
+            if not bridge:
                 raise NetlinkError(errno.ENODEV, f"bridge {endpoint.bridge} is gone")
             self.route.perform(
                 netlink.new_veth(
                     endpoint.link,
-                    master=bridge.index,
+                    master=bridge,
                     mtu=endpoint.mtu,
                     peer=endpoint.interface,
                     peer_mac=endpoint.mac,
@@ -185,13 +186,27 @@ class Host:
         with inside:
             address = IPv4Interface(f"{endpoint.ip}/{endpoint.prefix}")
             netlink.configure_inside(inside, endpoint.interface, address, endpoint.gateway)
-        link = netlink.find_link(self.route, endpoint.link)
-        if link is not None:
+        # Asked for only now that both ends are up: this query makes the kernel take note of the new carrier at once
+        # (linkwatch_sync_dev in rtnl_getlink), otherwise the bridge may drop the container's first packets.
+        port = netlink.find_link(self.route, endpoint.link)
+        if port is None:
+            raise NetlinkError(errno.ENODEV, f"link {endpoint.link} vanished")
+        # A container that asks for a published port of its own: with br_netfilter (dockerd loads it) the bridge itself
+        # redirects the frame, and has to send it back where it came from.
+        self.route.perform(netlink.hairpin(port.index))
+        self._learn(port.index, endpoint.mac)
+
+    def _learn(self, port: int, mac: str) -> None:
+        """The address may have lived behind another port a moment ago, and its MAC with it."""
+        for _ in range(10):
             try:
-                # the address may have lived behind another port a moment ago, and its MAC with it
-                self.route.perform(netlink.learn(link.index, endpoint.mac))
-            except NetlinkError:
-                pass  # the port has not come up yet: the first frame from there teaches the same
+                return self.route.perform(netlink.learn(port, mac))
+            except NetlinkError as cause:
+                if cause.errno != errno.EPERM:
+                    raise
+                # Older kernels: the port is not forwarding yet. It will be when the link watcher has run.
+                time.sleep(0.002)
+        return None  # the first frame from there teaches the same
 
     def loopback_up(self, netlink_fd: int) -> None:
         with explained("cannot set up loopback"), NetlinkSocket(fd=netlink_fd) as inside:
@@ -200,11 +215,11 @@ class Host:
     def delete_links(self, names: Iterable[str]) -> None:
         """Those that exist. Slow (the kernel waits for all readers): never before a reply."""
         for name in names:
-            link = netlink.find_link(self.route, name)
-            if link is None:
+            index = netlink.link_index(self.route, name)
+            if not index:
                 continue
             try:
-                self.route.perform(netlink.delete_link(link.index, name=name))
+                self.route.perform(netlink.delete_link(index, name=name))
             except NetlinkError as cause:
                 if cause.errno != errno.ENODEV:  # its namespace has died between the two calls
                     raise
@@ -233,6 +248,12 @@ class Host:
     def settle_beside(self, bridges: Iterable[str]) -> bool:
         with explained("cannot add rules to DOCKER-USER"):
             return beside.settle(self.nft, self.table, bridges)
+
+    def forget_flows(self, ports: Iterable[PortMapping]) -> None:
+        numbers = {mapping.host_port for mapping in ports if mapping.proto == "udp"}
+        if numbers:
+            with explained("cannot forget flows of published ports"):
+                conntrack.forget_udp(numbers)
 
     def forward(self) -> None:
         """Let this machine route IPv4. It stays on when we leave: others may have come to need it."""

@@ -29,7 +29,7 @@ from longshore.network.model import (
     NetworkSettings,
     PortMapping,
 )
-from longshore.network.ports import Ports, host_port
+from longshore.network.ports import HostPort, Ports, host_port
 from longshore.network.watch import RuleWatch
 
 __all__ = [
@@ -84,11 +84,8 @@ class NetworkManager:
             self._adopt(network)
         if not await self._run(host.nft.has_table, self.table):
             await self._apply()
-        self._watch = RuleWatch(self.table, self._repair, lambda: self._foreign_port())
+        self._watch = RuleWatch(self.table, self._repair, own_port=host.nft.port)
         self._watch.start()
-
-    def _foreign_port(self) -> int:
-        return self._need_host().nft.port
 
     async def restore(self, endpoints: Iterable[Endpoint]) -> None:
         """After `setup`, once per daemon start, even without endpoints: these are plugged; everything else goes."""
@@ -280,11 +277,12 @@ class NetworkManager:
         rules.add_published(batch, self.table, endpoint, endpoint.ports)
         try:
             await self._run(_plug_and_publish, host, endpoint, netns_fd, netlink_fd, batch)
-        except _TableDiffers:
+        except _TableDiffersError:
             await self._apply()
         except EngineError:
             self._plugged.discard(endpoint.id)
             raise
+        await self._forget_flows(endpoint.ports)
         return endpoint
 
     async def unplug(self, endpoint: Endpoint) -> None:
@@ -300,37 +298,41 @@ class NetworkManager:
                 batch = Batch()
                 rules.delete_published(batch, self.table, own)
                 await self._commit(batch)
+                await self._forget_flows(own)
         for mapping in own:
             self._ports.free(host_port(mapping), endpoint.id)
         pool = self._pools.get(endpoint.network)
         if pool is not None:
             pool.free(IPv4Address(endpoint.ip), endpoint.container_id)
 
-    async def hand_over(self, old: Endpoint, new: Endpoint, port: PortMapping) -> tuple[Endpoint, Endpoint]:
-        """New connections to a published port of `old` go to `new` from one instant on; open ones stay.
+    async def hand_over(self, old: Endpoint, new: Endpoint, *ports: PortMapping) -> tuple[Endpoint, Endpoint]:
+        """New connections to published ports of `old` go to `new` from one instant on; open ones stay.
 
-        `port` names the host's side of one of `old.ports` and the container's side in `new`; returns both endpoints as
-        they are now. The other way round it undoes itself. Raises InvalidArgument when `old` has no such port.
+        Each of `ports` names the host's side of one of `old.ports` and the container's side in `new`. All move or
+        none; ports that `new` has already are fine. Returns both endpoints as they are now. The other way round it
+        undoes itself. Raises InvalidArgument when `old` has no such port, Conflict when `new` is not plugged.
         """
         old, new = self._endpoints.get(old.id, old), self._endpoints.get(new.id, new)
-        key = host_port(port)
         if new.id not in self._plugged:
-            raise Conflict(f"{new.name or new.container_id[:12]} is not plugged in")
-        self._ports.move(key, old.id, new.id)
-        kept = tuple(mapping for mapping in old.ports if host_port(mapping) != key)
-        waiting = tuple(mapping for mapping in new.waiting if host_port(mapping) != key)
-        changed_old = msgspec.structs.replace(old, ports=kept)
-        changed_new = msgspec.structs.replace(new, ports=(*new.ports, port), waiting=waiting)
+            raise Conflict(f"{new.name or new.container_id[:12]} is not connected to network {new.network}")
+        moving = [port for port in ports if self._ports.owner(host_port(port)) != new.id]
+        keys = {host_port(port) for port in moving}
+        self._ports.move(keys, old.id, new.id)
+        changed_old = msgspec.structs.replace(old, ports=_without(old.ports, keys))
+        changed_new = msgspec.structs.replace(
+            new, ports=(*new.ports, *moving), waiting=_without(new.waiting, keys)
+        )
         self._store(changed_old, changed_new)
         batch = Batch()
-        rules.delete_published(batch, self.table, [port])
-        rules.add_published(batch, self.table, new, [port])
+        rules.delete_published(batch, self.table, moving)
+        rules.add_published(batch, self.table, new, moving)
         try:
             await self._commit(batch)
         except EngineError:
-            self._ports.move(key, new.id, old.id)
+            self._ports.move(keys, new.id, old.id)
             self._store(old, new)
             raise
+        await self._forget_flows(moving)
         return changed_old, changed_new
 
     def _store(self, *endpoints: Endpoint) -> None:
@@ -348,8 +350,17 @@ class NetworkManager:
         """One change of the maps; where the table is not what we left, all of it is written anew instead."""
         try:
             await self._run(_commit_or_differ, self._need_host(), batch)
-        except _TableDiffers:
+        except _TableDiffersError:
             await self._apply()
+
+    async def _forget_flows(self, ports: Iterable[PortMapping]) -> None:
+        if any(mapping.proto == "udp" for mapping in ports):
+            try:
+                await self._run(self._need_host().forget_flows, ports)
+            except (
+                EngineError
+            ) as cause:  # nf_conntrack_netlink may be missing; old flows end by themselves then
+                _log.warning("%s", cause)
 
     async def _apply(self) -> None:
         """Write the whole table from what we know, in one transaction, and our rules beside those of others."""
@@ -384,8 +395,12 @@ class NetworkManager:
                 _log.warning("cannot delete links %s: %s", ", ".join(sorted(batch)), cause)
 
 
-class _TableDiffers(Exception):
+class _TableDiffersError(Exception):
     """A key that should be in a map is not, or the other way round: another program was there."""
+
+
+def _without(ports: Iterable[PortMapping], keys: set[HostPort]) -> tuple[PortMapping, ...]:
+    return tuple(mapping for mapping in ports if host_port(mapping) not in keys)
 
 
 def _commit_or_differ(host: Host, batch: Batch) -> None:
@@ -394,7 +409,7 @@ def _commit_or_differ(host: Host, batch: Batch) -> None:
     except EngineError as error:
         cause = error.__cause__
         if isinstance(cause, NetlinkError) and cause.errno in (errno.ENOENT, errno.EEXIST):
-            raise _TableDiffers from error
+            raise _TableDiffersError from error
         raise
 
 

@@ -7,7 +7,7 @@ EADDRINUSE, in both directions, and so that the kernel does not pick the port fo
 import errno
 import random
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
@@ -48,22 +48,20 @@ class Ports:
 
     def __init__(self) -> None:
         self._held: dict[HostPort, tuple[str, list[socket.socket]]] = {}
+        self._addresses: dict[tuple[str, int], set[str]] = {}  # per protocol and number
 
     def owner(self, port: HostPort) -> str | None:
         held = self._held.get(port)
         return held[0] if held else None
 
-    def _holder(self, wanted: HostPort) -> HostPort | None:
-        """What stands in the way: the same port on the same address, or on all where one side says all."""
-        for held in self._candidates(wanted):
-            if held in self._held:
-                return held
-        return None
+    def _is_taken(self, wanted: HostPort) -> bool:
+        """The same port on the same address, or on all where one side says all."""
+        addresses = self._addresses.get((wanted.proto, wanted.port))
+        return bool(addresses) and (wanted.ip == ANY or ANY in addresses or wanted.ip in addresses)
 
-    def _candidates(self, wanted: HostPort) -> Iterable[HostPort]:
-        if wanted.ip == ANY:
-            return [held for held in self._held if held.port == wanted.port and held.proto == wanted.proto]
-        return (wanted, wanted._replace(ip=ANY))
+    def _hold(self, port: HostPort, owner: str, sockets: list[socket.socket]) -> None:
+        self._held[port] = (owner, sockets)
+        self._addresses.setdefault((port.proto, port.port), set()).add(port.ip)
 
     def take(self, mapping: PortMapping, owner: str) -> PortMapping:
         """Reserve it; returns the mapping with its real port. Raises PortAllocated."""
@@ -85,9 +83,9 @@ class Ports:
         raise PortAllocated("all ports are allocated", detail=f"{low}-{high}/{mapping.proto}")
 
     def _take_one(self, port: HostPort, owner: str) -> None:
-        if self._holder(port) is not None:
+        if self._is_taken(port):
             raise PortAllocated(f"Bind for {port.ip}:{port.port} failed: port is already allocated")
-        self._held[port] = (owner, _bind(port))
+        self._hold(port, owner, _bind(port))
 
     def restore(self, mapping: PortMapping, owner: str) -> bool:
         """Take it back for a running container, also when a program of the host has grabbed it: the map wins.
@@ -96,20 +94,21 @@ class Ports:
         """
         port = host_port(mapping)
         try:
-            self._held[port] = (owner, _bind(port))
+            self._hold(port, owner, _bind(port))
         except PortAllocated:
-            self._held[port] = (owner, [])
+            self._hold(port, owner, [])
             return False
         return True
 
-    def move(self, port: HostPort, old: str, new: str) -> None:
-        """The reservation changes hands."""
-        held = self._held.get(port)
-        if held is None or held[0] != old:
-            raise InvalidArgument(
-                f"port {port.ip}:{port.port}/{port.proto} is not published by the old container"
-            )
-        self._held[port] = (new, held[1])
+    def move(self, ports: Collection[HostPort], old: str, new: str) -> None:
+        """The reservations change hands, all or none. Raises InvalidArgument when one is not the old owner's."""
+        for port in ports:
+            if self.owner(port) != old:
+                raise InvalidArgument(
+                    f"port {port.ip}:{port.port}/{port.proto} is not published by the old container"
+                )
+        for port in ports:
+            self._held[port] = (new, self._held[port][1])
 
     def free(self, port: HostPort, owner: str) -> bool:
         """False, and nothing happens, when it is not the owner's (any more)."""
@@ -117,16 +116,18 @@ class Ports:
             return False
         for sock in self._held.pop(port)[1]:
             sock.close()
+        addresses = self._addresses[port.proto, port.port]
+        addresses.discard(port.ip)
+        if not addresses:
+            del self._addresses[port.proto, port.port]
         return True
-
-    def held_by(self, owner: str) -> list[HostPort]:
-        return [port for port, (holder, _) in self._held.items() if holder == owner]
 
     def close(self) -> None:
         for _, sockets in self._held.values():
             for sock in sockets:
                 sock.close()
         self._held.clear()
+        self._addresses.clear()
 
 
 def _bind(port: HostPort) -> list[socket.socket]:

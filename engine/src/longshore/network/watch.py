@@ -17,9 +17,7 @@ _log = logging.getLogger(__name__)
 class RuleWatch:
     """Calls `repair` with the names of tables that somebody else has changed, ours or the one of DOCKER-USER."""
 
-    def __init__(
-        self, table: str, repair: Callable[[set[str]], Awaitable[None]], own_port: Callable[[], int]
-    ) -> None:
+    def __init__(self, table: str, repair: Callable[[set[str]], Awaitable[None]], own_port: int) -> None:
         self._table = table
         self._repair = repair
         self._own_port = own_port
@@ -47,9 +45,8 @@ class RuleWatch:
         except OSError:  # ENOBUFS: more was told than the socket holds; assume the worst
             self._changed |= {self._table, beside.TABLE}
         else:
-            own = self._own_port()
             for notice in notices:
-                if notice.port != own and notice.table in (self._table, beside.TABLE):
+                if notice.port != self._own_port and notice.table in (self._table, beside.TABLE):
                     self._changed.add(notice.table)
         if self._changed and self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._settle())
