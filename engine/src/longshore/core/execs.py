@@ -5,10 +5,10 @@ import secrets
 import time
 from dataclasses import dataclass, field
 
+from longshore.core.containers.attach import Streams
 from longshore.core.containers.container import Container
 from longshore.core.containers.launch import own_capabilities
 from longshore.core.containers.parts import Parts
-from longshore.core.containers.attach import Streams
 from longshore.core.model import ExecRequest
 from longshore.core.spec import plan_exec
 from longshore.core.tasks import spawn

@@ -20,10 +20,7 @@ from longshore.oci import runtime_spec as oci
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_CAPABILITIES = tuple(
     f"CAP_{name}"
-    for name in (
-        "CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT KILL "
-        "AUDIT_WRITE"
-    ).split()
+    for name in ["CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE"]
 )
 ALL_CAPABILITIES = tuple(f"CAP_{name}" for name in CAPABILITIES)
 CPU_PERIOD = 100_000  # the kernel's own default, 100 ms
@@ -224,17 +221,17 @@ def _base_mounts(host: HostConfig, around: Surroundings) -> list[oci.Mount]:
     readonly = () if host.privileged else ("ro",)
     cgroup = "rw" if host.privileged or "writable-cgroups" in security_options(host) else "ro"
     shm = oci.Mount(
-        "/dev/shm",  # noqa: S108 - the container's own
+        "/dev/shm",
         "tmpfs",
         "shm",
         ("nosuid", "noexec", "nodev", "mode=1777", f"size={host.shm_size}"),
     )
     mqueue = oci.Mount("/dev/mqueue", "mqueue", "mqueue", ("nosuid", "noexec", "nodev"))
     if host.ipc_mode == "host":
-        shm = oci.Mount("/dev/shm", "bind", "/dev/shm", ("rbind", "rprivate"))  # noqa: S108
+        shm = oci.Mount("/dev/shm", "bind", "/dev/shm", ("rbind", "rprivate"))
         mqueue = oci.Mount("/dev/mqueue", "bind", "/dev/mqueue", ("rbind", "rprivate"))
     elif around.shm:
-        shm = oci.Mount("/dev/shm", "bind", around.shm, ("bind", "rprivate"))  # noqa: S108
+        shm = oci.Mount("/dev/shm", "bind", around.shm, ("bind", "rprivate"))
     return [
         oci.Mount("/proc", "proc", "proc", ("nosuid", "noexec", "nodev")),
         oci.Mount("/dev", "tmpfs", "tmpfs", ("nosuid", "strictatime", "mode=755", "size=65536k")),

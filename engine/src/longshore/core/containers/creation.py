@@ -121,7 +121,7 @@ class Creator:
                 if mount.copy_up and not any(path.iterdir()):
                     await self._copy_up(image, mount.target, path)
                 source = _inside(path, mount.subpath) if mount.subpath else str(path)
-                mount = replace(mount, name=name, source=source, driver="local")  # noqa: PLW2901
+                mount = replace(mount, name=name, source=source, driver="local")
             elif mount.type == "bind":
                 _bind_source(mount, created_by_binds=_is_from_binds(record, mount), undo=undo)
             ready.append(mount)

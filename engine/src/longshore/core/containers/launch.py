@@ -199,7 +199,7 @@ def own_capabilities() -> tuple[str, ...]:
 
 
 def allocate_endpoints(parts: Parts, record: Record) -> None:
-    """Reserve an address and the published ports in each network. All or none."""
+    """Reserve an address and the published ports in each network. All or none (the caller releases)."""
     mappings = plan_mappings(
         record.host_config.port_bindings,
         record.config.exposed_ports,
@@ -210,26 +210,17 @@ def allocate_endpoints(parts: Parts, record: Record) -> None:
         record.successor_of = ""
     asked = record.networking.endpoints_config or {}
     for number, (name, settings) in enumerate(asked.items()):
-        request = _endpoint_request(record, name, settings, number)
-        if number == 0:  # published ports belong to the first network
-            request = EndpointRequest(**{**_fields(request), "ports": mappings})
+        request = EndpointRequest(
+            container_id=record.id,
+            network=name,
+            ports=mappings if number == 0 else (),  # published ports belong to the first network
+            mac=settings.mac_address,
+            ip=settings.ipam_config.ipv4_address if settings.ipam_config else "",
+            name=record.name,
+            interface=f"eth{number}",
+            successor_of=record.successor_of,
+        )
         record.endpoints[name] = parts.network.allocate(request)
-
-
-def _endpoint_request(record: Record, name: str, settings: EndpointSettings, number: int) -> EndpointRequest:
-    return EndpointRequest(
-        container_id=record.id,
-        network=name,
-        mac=settings.mac_address,
-        ip=settings.ipam_config.ipv4_address if settings.ipam_config else "",
-        name=record.name,
-        interface=f"eth{number}",
-        successor_of=record.successor_of,
-    )
-
-
-def _fields(request: EndpointRequest) -> dict[str, object]:
-    return {name: getattr(request, name) for name in request.__struct_fields__}
 
 
 async def release_endpoints(parts: Parts, container: Container) -> None:

@@ -10,7 +10,7 @@ from longshore.core.ports import expand_exposed, parse_port
 from longshore.errors import InvalidArgument
 
 NAMES = frozenset(
-    "id name label status ancestor exited network volume before since publish expose health is-task".split()
+    ["id", "name", "label", "status", "ancestor", "exited", "network", "volume", "before", "since", "publish", "expose", "health", "is-task"]
 )
 STATUSES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
 Lookup = Callable[[str], Container]
