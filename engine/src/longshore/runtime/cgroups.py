@@ -1,3 +1,4 @@
+# ruff: noqa: PTH - plain system calls: these run several times per container and pathlib costs more than they do
 """The cgroup driver: one container's group in every hierarchy, whatever versions the machine mixes.
 
 A layout is read from /proc once. In v1 and hybrid machines each controller lives in its hierarchy; in v2 there is
@@ -10,118 +11,20 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 from longshore.errors import Conflict, InvalidArgument, StartFailed, Unsupported
 from longshore.kernel import cgroups as files
 from longshore.kernel.paths import clean
 from longshore.oci.runtime_spec import Resources, Spec
 from longshore.runtime.cgroup_devices import attach_device_policy
+from longshore.runtime.cgroup_layout import Hierarchy, Layout, layout
 from longshore.runtime.cgroup_plan import Write, plan_v1, plan_v2
+from longshore.runtime.cgroup_stats import Stats, read_stats
 from longshore.runtime.steps import words
 
 PARENT = "/longshore"
 _V2_CONTROLLERS = ("cpuset", "cpu", "io", "memory", "hugetlb", "pids", "rdma", "misc")
-_WORTH_JOINING = frozenset({"cpuset", "cpu", "io", "memory", "pids"})
 _REMOVE_DEADLINE = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Hierarchy:
-    mount: str
-    controllers: tuple[str, ...]  # ("cpu", "cpuacct"), ("name=systemd",); of v2: those that it offers
-    version: int
-    used: bool = True  # we make groups in it
-
-    @property
-    def name(self) -> str:
-        return self.mount.rsplit("/", 1)[-1]
-
-    def path(self, cgroup: str) -> str:
-        return self.mount + cgroup
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    hierarchies: tuple[Hierarchy, ...]
-
-    @property
-    def pure_v2(self) -> bool:
-        return len(self.hierarchies) == 1 and self.hierarchies[0].version == 2
-
-    @property
-    def version(self) -> str:
-        """As `docker info` prints it: "2" only when everything is v2."""
-        return "2" if self.pure_v2 else "1"
-
-    def used(self) -> Iterator[Hierarchy]:
-        return (hierarchy for hierarchy in self.hierarchies if hierarchy.used)
-
-    def find(self, controller: str) -> Hierarchy | None:
-        for hierarchy in self.hierarchies:
-            if hierarchy.used and controller in hierarchy.controllers:
-                return hierarchy
-        return None
-
-    @property
-    def controllers(self) -> frozenset[str]:
-        return frozenset(name for hierarchy in self.hierarchies for name in hierarchy.controllers)
-
-
-_V1_NAMES = frozenset(
-    "cpu cpuacct cpuset memory devices freezer blkio pids net_cls net_prio hugetlb perf_event rdma misc".split()
-)
-
-
-def parse_layout(mountinfo: str, v2_controllers: dict[str, tuple[str, ...]]) -> Layout:
-    """From the text of /proc/self/mountinfo; `v2_controllers` maps a cgroup2 mount to what it offers. Pure."""
-    found: dict[str, Hierarchy] = {}
-    seen: set[tuple[str, ...]] = set()
-    for line in mountinfo.splitlines():
-        before, _dash, after = line.partition(" - ")
-        kind, _source, options = [*after.split(" ", 2), "", ""][:3]
-        mount = before.split(" ")[4].encode().decode("unicode_escape") if before.count(" ") >= 4 else ""
-        if kind == "cgroup":
-            words_ = options.split(",")
-            controllers = tuple(word for word in words_ if word in _V1_NAMES or word.startswith("name="))
-            if controllers and controllers not in seen:  # the same hierarchy may be mounted again elsewhere
-                seen.add(controllers)
-                found[mount] = Hierarchy(mount, controllers, 1)
-        elif kind == "cgroup2" and ("2",) not in seen:
-            seen.add(("2",))
-            found[mount] = Hierarchy(mount, v2_controllers.get(mount, ()), 2)
-    hierarchies = tuple(found.values())
-    if len(hierarchies) > 1:
-        # A v2 beside v1 without a controller that we set serves systemd's bookkeeping; joining it costs a
-        # migration under the global lock for nothing.
-        hierarchies = tuple(
-            Hierarchy(
-                each.mount,
-                each.controllers,
-                each.version,
-                each.version == 1 or not _WORTH_JOINING.isdisjoint(each.controllers),
-            )
-            for each in hierarchies
-        )
-    return Layout(hierarchies)
-
-
-@cache
-def layout() -> Layout:
-    """This machine's hierarchies, read once per process."""
-    text = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
-    offered: dict[str, tuple[str, ...]] = {}
-    for line in text.splitlines():
-        if " - cgroup2 " in line:
-            mount = line.split(" ")[4]
-            try:
-                offered[mount] = tuple(files.read(f"{mount}/cgroup.controllers").split())
-            except OSError:
-                offered[mount] = ()
-    return parse_layout(text, offered)
 
 
 def cgroup_path(spec: Spec, container_id: str) -> str:
@@ -433,6 +336,11 @@ def oom_killed(cgroup: str) -> bool:
         return files.read_pairs(f"{hierarchy.path(cgroup)}/{file}").get("oom_kill", 0) > 0
     except OSError:
         return False
+
+
+def stats(cgroup: str) -> Stats:
+    """What the group uses now. Raises NotFound when it is gone."""
+    return read_stats(layout(), cgroup)
 
 
 # Removing

@@ -18,7 +18,7 @@ from longshore.kernel import processes, terminals
 from longshore.kernel.descriptors import close_quietly, send
 from longshore.kernel.paths import DEVPTS_SUPER_MAGIC, filesystem_magic, openat2
 from longshore.runtime import cgroups, program, rootfs
-from longshore.runtime.cgroups import Layout
+from longshore.runtime.cgroup_layout import Layout
 from longshore.runtime.mounts import Mounter, Sources
 from longshore.runtime.plan import ContainerPlan, ProcessPlan
 from longshore.runtime.steps import Doing, words

@@ -13,7 +13,7 @@ from longshore.errors import StartFailed
 from longshore.kernel import mounts
 from longshore.kernel.descriptors import close_quietly
 from longshore.kernel.paths import make_directories, make_file
-from longshore.runtime.cgroups import Layout
+from longshore.runtime.cgroup_layout import Layout
 from longshore.runtime.mount_options import MountPlan
 from longshore.runtime.steps import words
 

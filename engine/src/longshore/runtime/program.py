@@ -1,3 +1,4 @@
+# ruff: noqa: PTH - no pathlib between fork and exec: every page that it touches is copied
 """The last steps of a forked child: limits, identity, working directory, program. Runs inside the container.
 
 The order matters and is the same for init and exec. Nothing here imports, decodes by codec name or asks NSS.

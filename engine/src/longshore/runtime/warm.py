@@ -1,5 +1,6 @@
 """What is computed before the zygote forks, so that no container pays for it."""
 
+from longshore.errors import Unsupported
 from longshore.kernel import capabilities
 from longshore.runtime import cgroups, seccomp_profile
 
@@ -17,5 +18,5 @@ def prepare() -> None:
     capabilities.last_capability()
     try:
         seccomp_profile.default_program(capabilities.mask(DEFAULT_CAPABILITIES))
-    except seccomp_profile.Unsupported:
+    except Unsupported:
         pass
