@@ -49,7 +49,7 @@ async def image_contents(request: Request) -> AnyReply:
         "config": msgspec.to_builtins(config),
         "layers": layers,
     }
-    if engine.content.has(image.manifest.blob):
+    if engine.images.content.has(image.manifest.blob):
         body["manifest"] = msgspec.to_builtins(image.manifest)
     return Reply(body=body)
 
@@ -62,19 +62,19 @@ async def register_image(request: Request) -> AnyReply:
     if contents.config.digest != contents.id:
         raise InvalidArgument("the image's id is not the digest of its config", detail=contents.id)
     wanted = [contents.config, *contents.layers, *([contents.manifest] if contents.manifest else [])]
-    with engine.content.lease():
-        if missing := [part.digest for part in wanted if not engine.content.has(part.blob)]:
+    with engine.images.content.lease():
+        if missing := [part.digest for part in wanted if not engine.images.content.has(part.blob)]:
             raise NotFound("no such blobs", detail=", ".join(missing))
-        config = await asyncio.to_thread(engine.content.read, contents.config.blob, MAX_MANIFEST)
+        config = await asyncio.to_thread(engine.images.content.read, contents.config.blob, MAX_MANIFEST)
         _check_layers(contents, config)
         layers = [msgspec.convert(layer, Descriptor, from_attributes=True) for layer in contents.layers]
         manifest = None
         if contents.manifest is not None:
-            manifest = await asyncio.to_thread(engine.content.read, contents.manifest.blob, MAX_MANIFEST)
+            manifest = await asyncio.to_thread(engine.images.content.read, contents.manifest.blob, MAX_MANIFEST)
         image = await engine.images.add(
             config, layers, manifest, references=[reference.with_default_tag().canonical]
         )
-    engine.content.release(part.blob for part in wanted)
+    engine.images.content.release(part.blob for part in wanted)
     return Reply(201, {"id": str(image.id)})
 
 
@@ -87,7 +87,7 @@ def _check_layers(contents: Contents, config: bytes) -> None:
 async def missing_blobs(request: Request) -> AnyReply:
     """Which of these are not here; those that are stay until their image comes."""
     asked = [parse_digest(text) for text in (await request.json(_Digests)).digests]
-    content = request.engine.content
+    content = request.engine.images.content
     missing: list[str] = []
     for digest in asked:
         if content.has(digest):
@@ -99,13 +99,13 @@ async def missing_blobs(request: Request) -> AnyReply:
 
 async def read_blob(request: Request) -> AnyReply:
     digest = parse_digest(request.parameters["digest"])
-    size = request.engine.content.size(digest)
+    size = request.engine.images.content.size(digest)
     headers = {"Content-Length": str(size), "Docker-Content-Digest": str(digest)}
     return Stream(_pieces(request, digest), content_type="application/octet-stream", headers=headers)
 
 
 async def _pieces(request: Request, digest: Digest) -> AsyncIterator[bytes]:
-    with request.engine.content.open(digest) as file:
+    with request.engine.images.content.open(digest) as file:
         while data := await asyncio.to_thread(file.read, PIECE):
             yield data
 
@@ -113,7 +113,7 @@ async def _pieces(request: Request, digest: Digest) -> AsyncIterator[bytes]:
 async def write_blob(request: Request) -> AnyReply:
     """Store the body, which must have the digest that the path says. Twice is fine."""
     digest = parse_digest(request.parameters["digest"])
-    content = request.engine.content
+    content = request.engine.images.content
     if content.has(digest):
         content.hold(digest)
         async for _ in request.body:  # an early answer would break the sender's pipe

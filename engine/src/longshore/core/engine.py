@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from longshore.core.networks import Networks
     from longshore.core.system import System
     from longshore.core.volumes import Volumes
-    from longshore.storage.content import ContentStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,5 +25,4 @@ class Engine:
     containers: "Containers"
     execs: "Execs"
     system: "System"
-    content: "ContentStore"
     doctor: "Doctor"
