@@ -1,0 +1,162 @@
+"""COPY and ADD over trees: where things land, what follows links, what the cache sees."""
+
+import gzip
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from longshore.build.context import decompressed
+from longshore.build.copying import Placed, Request, digest_of, plan_copy, plan_directory, write_layer
+from longshore.build.trees import ContextTree, LayersTree, resolve
+from longshore.errors import InvalidArgument
+
+
+def tar_of(*members: tuple[str, bytes | str | None]) -> io.BytesIO:
+    """("file", b"data"), ("link", "-> target") or ("folder/", None)."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name.rstrip("/"))
+            info.mode = 0o640
+            if content is None:
+                info.type, info.mode = tarfile.DIRTYPE, 0o750
+                archive.addfile(info)
+            elif isinstance(content, str):
+                info.type, info.linkname = tarfile.SYMTYPE, content.removeprefix("-> ")
+                archive.addfile(info)
+            else:
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    stream.seek(0)
+    return stream
+
+
+def context(*members: tuple[str, bytes | str | None]) -> ContextTree:
+    return ContextTree(tar_of(*members))
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> LayersTree:
+    """Two layers like Debian's: /bin is a link, /tmp has the sticky bit, the newer layer hides a file."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    (old / "usr/bin").mkdir(parents=True)
+    (old / "bin").symlink_to("usr/bin")
+    (old / "tmp").mkdir()
+    (old / "tmp").chmod(0o1777)
+    (old / "etc").mkdir()
+    (old / "etc/gone").write_text("hidden")
+    (old / "etc/kept").write_text("kept")
+    (new / "etc").mkdir(parents=True)
+    (new / "etc/new").write_text("new")
+    try:
+        os.mknod(new / "etc/gone", 0o020000, 0)  # a whiteout
+    except PermissionError:
+        (old / "etc/gone").unlink()  # without root the rest still says something
+    return LayersTree([new, old])
+
+
+def plan(request: Request, source: ContextTree, image: LayersTree) -> dict[str, Placed]:
+    return {item.target: item for item in plan_copy(request, source, image, decompressed)}
+
+
+def test_layers_merge_as_overlayfs_does(image: LayersTree) -> None:
+    assert image.children("/etc") == ["kept", "new"]
+    assert image.entry("/etc/gone") is None
+    assert resolve(image, "/bin/sh") == "/usr/bin/sh"
+
+
+def test_a_file_lands_in_an_existing_directory_and_links_in_its_path_are_followed(image: LayersTree) -> None:
+    placed = plan(Request("COPY", ("tool",), "/bin"), context(("tool", b"x")), image)
+    assert list(placed) == ["/usr", "/usr/bin", "/usr/bin/tool"]
+
+
+def test_parents_keep_what_the_image_says_of_them(image: LayersTree) -> None:
+    placed = plan(Request("COPY", ("a",), "/tmp/deep/a"), context(("a", b"x")), image)
+    assert placed["/tmp"].entry.mode == 0o1777
+    assert placed["/tmp/deep"].entry.mode == 0o755
+
+
+def test_the_contents_of_a_directory_are_copied_not_the_directory(image: LayersTree) -> None:
+    source = context(("d/", None), ("d/one", b"1"), ("d/bin/", None), ("d/bin/two", b"2"))
+    placed = plan(Request("COPY", ("d",), "/"), source, image)
+    assert {"/one", "/usr/bin/two"} <= set(placed)
+    assert "/d" not in placed
+
+
+def test_patterns_match_per_component(image: LayersTree) -> None:
+    source = context(("src/a.py", b""), ("src/b.py", b""), ("src/sub/c.py", b""), ("src/d.txt", b""))
+    placed = plan(Request("COPY", ("src/*.py",), "/app/"), source, image)
+    assert [path for path in placed if path.endswith(".py")] == ["/app/a.py", "/app/b.py"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "problem"),
+    [
+        (Request("COPY", ("nothing",), "/x"), "file not found in build context"),
+        (Request("COPY", ("a", "b"), "/x"), "must be a directory and end with a /"),
+        (Request("COPY", ("a",), "/etc/kept/x"), "non-directory"),
+        (Request("COPY", ("../../etc/passwd",), "/x"), "file not found in build context"),
+    ],
+)
+def test_impossible_copies_are_refused(request_: Request, problem: str, image: LayersTree) -> None:
+    with pytest.raises(InvalidArgument, match=problem):
+        plan(request_, context(("a", b"1"), ("b", b"2")), image)
+
+
+def test_a_link_in_the_context_leads_nowhere_outside(image: LayersTree) -> None:
+    source = context(("up", "-> ../../../../etc"), ("etc/passwd", b"the context's own"))
+    placed = plan(Request("COPY", ("up/passwd",), "/x"), source, image)
+    with placed["/x"].tree.open(placed["/x"].entry) as stream:
+        assert stream.read() == b"the context's own"
+
+
+def test_add_unpacks_a_local_archive_and_copy_does_not(image: LayersTree) -> None:
+    archive = gzip.compress(tar_of(("inside", b"x")).getvalue())
+    source = context(("a.tar.gz", archive))
+    assert "/opt/inside" in plan(Request("ADD", ("a.tar.gz",), "/opt/", unpack=True), source, image)
+    assert "/opt/a.tar.gz" in plan(Request("COPY", ("a.tar.gz",), "/opt/"), source, image)
+
+
+def test_the_cache_digest_sees_contents_and_modes_but_no_times(image: LayersTree) -> None:
+    request = Request("COPY", ("a",), "/x")
+
+    def digest(stream: io.BytesIO) -> str:
+        return digest_of(plan_copy(request, ContextTree(stream), image, decompressed), request)
+
+    first, other_time = tar_of(("a", b"1")), io.BytesIO()
+    with tarfile.open(fileobj=other_time, mode="w") as archive:
+        info = tarfile.TarInfo("a")
+        info.size, info.mode, info.mtime = 1, 0o640, 12345
+        archive.addfile(info, io.BytesIO(b"1"))
+    other_time.seek(0)
+    assert digest(first) == digest(other_time)
+    assert digest(tar_of(("a", b"1"))) != digest(tar_of(("a", b"2")))
+
+
+def test_the_layer_has_the_owner_and_mode_asked_for(image: LayersTree) -> None:
+    request = Request("COPY", ("a",), "/tmp/a", owner=(33, 34), mode=0o755)
+    out = io.BytesIO()
+    write_layer(plan_copy(request, context(("a", b"data")), image, decompressed), request, out.write)
+    out.seek(0)
+    with tarfile.open(fileobj=out) as layer:
+        names = layer.getnames()
+        member = layer.getmember("tmp/a")
+        assert names == ["tmp", "tmp/a"]
+        assert (member.uid, member.gid, member.mode) == (33, 34, 0o755)
+        assert layer.getmember("tmp").mode == 0o1777
+        stream = layer.extractfile(member)
+        assert stream is not None
+        assert stream.read() == b"data"
+
+
+def test_workdir_is_made_only_when_missing(image: LayersTree) -> None:
+    assert plan_directory("/etc", image) == []
+    assert [item.target for item in plan_directory("/srv/app", image)] == ["/srv", "/srv/app"]
+
+
+def test_from_scratch_has_an_empty_root() -> None:
+    placed = plan(Request("COPY", ("a",), "/"), context(("a", b"1")), LayersTree([]))
+    assert list(placed) == ["/a"]
