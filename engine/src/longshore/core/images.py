@@ -1,107 +1,107 @@
-"""Images as users know them."""
+"""Images as users know them: pull, load, save, import, commit, tag, remove, and the garbage they leave.
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+An image is registered when everything it needs is there: blobs verified, layers unpacked. Until then leases
+protect the parts; when it fails, they are collected at once.
+"""
+
+import asyncio
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+
+import msgspec
 
 from longshore.core.database import Database
-from longshore.oci.descriptor import Descriptor
-from longshore.oci.digest import Digest
-from longshore.oci.image_config import ImageConfig
-from longshore.oci.reference import Reference
+from longshore.core.images_catalog import Catalog, blobs_of, chain_ids
+from longshore.core.images_filters import before as created_before
+from longshore.core.images_filters import filter_images, has_labels, history_of, truth
+from longshore.core.images_model import Image, Layer, Progress, Publisher, Puller, RegistryAuth
+from longshore.core.images_removal import Surroundings, plan_removal
+from longshore.core.images_streams import ThreadSource, from_thread, in_thread
+from longshore.errors import Conflict, EngineError, InvalidArgument, NotFound, Unavailable, Unsupported
+from longshore.oci.changes import apply_change
+from longshore.oci.descriptor import OCI_CONFIG, OCI_MANIFEST, Descriptor, host_platform
+from longshore.oci.digest import Digest, parse_digest, sha256_of
+from longshore.oci.image_config import ContainerDefaults, History, ImageConfig, RootFS, parse_image_config
+from longshore.oci.manifest import MAX_LAYERS, MAX_MANIFEST, Manifest, build_manifest, parse_manifest
+from longshore.oci.reference import Reference, parse_reference
+from longshore.registry.auth import Credentials
+from longshore.storage.archive import Found, Saved, plan_archive, read_archive, write_archive
+from longshore.storage.compression import CompressionError, decompressed
 from longshore.storage.content import ContentStore
-from longshore.storage.layers import LayerStore
+from longshore.storage.layers import EMPTY_LAYER, LayerStore
+from longshore.storage.tarstream import CHUNK
 
-Progress = Callable[[dict[str, object]], None]
+__all__ = ["Image", "Images", "Layer", "Progress", "Puller", "RegistryAuth"]
 
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One layer: the packed blob and the digest of the tar inside it."""
-
-    descriptor: Descriptor
-    diff_id: Digest
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """An image as it was at one moment; ask `Images` again rather than keep it."""
-
-    id: Digest  # digest of the config, as in classic Docker
-    config: ImageConfig
-    raw_config: bytes
-    layers: tuple[Layer, ...]  # oldest first
-    manifest: Descriptor
-    size: int  # unpacked bytes of all layers
-    created: str  # RFC 3339; "" when the config does not say
-    parent: Digest | None = None  # only of images committed or built here
-    references: tuple[str, ...] = ()  # canonical: "docker.io/library/busybox:latest", "…@sha256:…"
-    tags: tuple[str, ...] = ()  # familiar: "busybox:latest" (RepoTags)
-    digests: tuple[str, ...] = ()  # familiar: "busybox@sha256:…" (RepoDigests)
-    hidden: bool = field(default=False)  # removed by force while containers use it
-
-
-@dataclass(frozen=True, slots=True)
-class RegistryAuth:
-    username: str = ""
-    password: str = ""
-    identity_token: str = ""
-    registry_token: str = ""
-    server_address: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Pulled:
-    """What a registry gave; every blob it names is in the content store and verified."""
-
-    manifest: bytes
-    descriptor: Descriptor  # of `manifest`
-    config: bytes
-    layers: tuple[Descriptor, ...]
-    digest: Digest | None = None  # what the reference resolved to (the index's digest where there is one)
-
-
-class Puller(Protocol):
-    """A registry client. `progress` gets Docker's dicts up to "Download complete"; Images adds the rest."""
-
-    async def pull(
-        self,
-        reference: Reference,
-        *,
-        platform: str,
-        auth: RegistryAuth | None,
-        sink: ContentStore,
-        progress: Progress,
-    ) -> Pulled: ...
+UNPACKED_AT_ONCE = 2
+_SETTLE_AFTER = 5.0  # seconds: a build's layers are flushed together
+_Images = list[Image]  # inside the class `list` is a method
+_Records = list[dict[str, str]]
 
 
 class Images:
-    in_use: Callable[[Digest], list[str]]  # ids of the containers of an image; set by core.containers
-    running: Callable[[Digest], list[str]]  # of those, the running ones
+    """Call from the event loop. Everything that blocks runs in threads or worker processes."""
+
+    in_use: Callable[[Digest], Sequence[str]]
+    """Ids of all containers of an image; core.containers sets it."""
+    running: Callable[[Digest], Sequence[str]]
+    """Ids of the running (or paused) ones among them."""
 
     def __init__(
         self,
         database: Database,
         content: ContentStore,
         layers: LayerStore,
-        events: object,
+        events: Publisher,
         registry: Puller | None = None,
-    ) -> None: ...
+    ) -> None:
+        self.content = content
+        self.layers = layers
+        self.registry = registry
+        self.in_use = lambda _id: ()
+        self.running = lambda _id: ()
+        self._catalog = Catalog(database, content)
+        self._events = events
+        self._unpacking = asyncio.Semaphore(UNPACKED_AT_ONCE)
+        self._collecting = asyncio.Lock()
+        self._settling: asyncio.Task[None] | None = None
+
+    # Looking
 
     def get(self, name: str) -> Image:
         """By reference, id or unique id prefix. Raises NotFound("No such image: …")."""
-        ...
+        return self._catalog.find(name)
 
-    def list(
-        self, filters: Mapping[str, Sequence[str]] | None = None, *, all: bool = True
-    ) -> list[Image]: ...
+    def list(self, filters: Mapping[str, Sequence[str]] | None = None, *, all: bool = True) -> _Images:
+        """Newest first. Not `all`: without the steps of builds, which have no name but children."""
+        images = filter_images(self._catalog.all(), filters or {}, self.get, datetime.now(UTC))
+        return [image for image in images if all or image.references or not self._catalog.children(image.id)]
+
+    def history(self, name: str) -> "_History":
+        """Docker's history table, newest step first."""
+        return history_of(self.get(name), self._catalog.by_id)
 
     def rootfs(self, image: Image) -> tuple[str, ...]:
         """Names of the unpacked layers for OverlayRoot.lowers, newest first. Never empty."""
-        ...
+        names: dict[str, None] = {}
+        for layer in reversed(image.layers):
+            if layer.diff_id != EMPTY_LAYER:
+                names[self.layers.name(layer.diff_id)] = None  # overlayfs takes no directory twice
+            if self.layers.hides_below(layer.diff_id):
+                break
+        return tuple(names) or (self.layers.name(EMPTY_LAYER),)
 
-    async def ensure_unpacked(self, image: Image) -> None: ...
+    # Coming in
 
     async def pull(
         self,
@@ -110,11 +110,57 @@ class Images:
         platform: str = "",
         auth: RegistryAuth | None = None,
         progress: Progress,
-    ) -> Image: ...
+    ) -> Image:
+        """Fetch from a registry, unpack, name. Raises what the registry client raises, and OutOfSpace."""
+        wanted = parse_reference(reference).with_default_tag()
+        if self.registry is None:
+            raise Unavailable("pulling is not configured", detail=str(wanted))
+        credentials = auth and Credentials(
+            auth.username, auth.password, auth.identity_token, auth.registry_token, auth.server_address
+        )
+        async with self._operation():
+            try:
+                pulled = await self.registry.pull(
+                    wanted,
+                    platform=platform,
+                    auth=credentials,
+                    sink=self.content,
+                    progress=lambda message: progress(dict(message)),
+                )
+            except (OSError, TimeoutError) as cause:
+                raise Unavailable(f"cannot reach the registry {wanted.domain}", detail=str(cause)) from cause
+            names = [wanted.canonical, f"{wanted.name}@{pulled.digest}"]
+            known = self._catalog.by_name(names[0])
+            found = Found(pulled.config, pulled.layers, pulled.manifest, pulled.descriptor.media_type)
+            image = await self._register(found, names, progress=progress)
+        fresh = known is None or known.id != image.id
+        progress({"status": f"Digest: {pulled.digest}"})
+        words = "Downloaded newer image" if fresh else "Image is up to date"
+        progress({"status": f"Status: {words} for {wanted.familiar}"})
+        self._tell("pull", image, wanted.familiar, id=wanted.familiar)
+        return image
 
-    async def load(self, chunks: AsyncIterable[bytes], progress: Progress) -> list[Image]: ...
-
-    def save(self, names: Sequence[str]) -> AsyncIterator[bytes]: ...
+    async def load(self, chunks: AsyncIterable[bytes], progress: Progress) -> _Images:
+        """All images of a `docker save` archive or OCI layout, compressed or not."""
+        loaded: _Images = []
+        async with self._operation():
+            found = await ThreadSource(chunks).feed(
+                lambda source: read_archive(source, self.content, host_platform())
+            )
+            for one in found:
+                before = {name: self._catalog.by_name(name) for name in one.references}
+                image = await self._register(one, one.references)
+                loaded.append(image)
+                self._tell("load", image, str(image.id))
+                for name in one.references:
+                    familiar = parse_reference(name).familiar
+                    old = before[name]
+                    if old and old.id != image.id:
+                        progress({"stream": _renamed(familiar, old)})
+                    progress({"stream": f"Loaded image: {familiar}\n"})
+                if not one.references:
+                    progress({"stream": f"Loaded image ID: {image.id}\n"})
+        return loaded
 
     async def import_(
         self,
@@ -122,7 +168,38 @@ class Images:
         reference: str = "",
         changes: Sequence[str] = (),
         message: str = "",
-    ) -> Image: ...
+    ) -> Image:
+        """An image of one layer from a root directory's tar, compressed or not."""
+        names = [parse_reference(reference).with_default_tag().canonical] if reference else []
+        defaults = ContainerDefaults()
+        for change in changes:
+            defaults = apply_change(defaults, change)
+        async with self._operation():
+            descriptor, diff_id = await ThreadSource(chunks).feed(self._import_layer)
+            here, now = host_platform(), _now()
+            config = ImageConfig(
+                architecture=here.architecture,
+                os=here.os,
+                variant=here.variant,
+                rootfs=RootFS(diff_ids=[str(diff_id)]),
+                created=now,
+                config=defaults,
+                history=[History(created=now, comment=message or "Imported from -")],
+            )
+            image = await self._register(Found(config.encode(), (descriptor,)), names)
+        self._tell("import", image, reference or str(image.id))
+        return image
+
+    def _import_layer(self, source: ThreadSource) -> tuple[Descriptor, Digest]:
+        def write_tar(write: Callable[[bytes], object]) -> None:
+            plain = decompressed(source)
+            while data := plain.read(CHUNK):
+                write(data)
+
+        try:
+            return self.layers.commit_tar(write_tar)
+        except CompressionError as cause:
+            raise InvalidArgument("invalid root directory archive", detail=str(cause)) from cause
 
     async def add(
         self,
@@ -132,8 +209,19 @@ class Images:
         *,
         references: Sequence[str] = (),
     ) -> Image:
-        """Register an image whose blobs are in the store. Raises NotFound naming missing blobs."""
-        ...
+        """Register an image whose blobs are in the store. Raises NotFound naming missing blobs.
+
+        `manifest` None: one is made. Twice is fine.
+        """
+        names = [parse_reference(name).with_default_tag().canonical for name in references]
+        async with self._operation():
+            missing = [layer.digest for layer in layers if not self.content.has(layer.blob)]
+            if missing:
+                raise NotFound("no such blobs", detail=", ".join(missing))
+            image = await self._register(Found(config, tuple(layers), manifest), names)
+        self.content.release(blobs_of(image))
+        self._tell("load", image, str(image.id))
+        return image
 
     async def commit(
         self,
@@ -149,18 +237,285 @@ class Images:
 
         Of `config` counts everything but `rootfs` and `history`, which are computed here.
         """
-        ...
+        step = History(created_by=created_by, comment=comment, author=author)
+        async with self._operation():
+            layer = None if upper is None else await in_thread(self.layers.commit_upper, upper)
+            return await self._commit(parent, layer, config, step)
 
-    def tag(self, name: str, reference: str) -> None: ...
+    async def commit_tar(
+        self,
+        parent: Image | None,
+        write_tar: Callable[[Callable[[bytes], object]], object],
+        config: ImageConfig,
+        *,
+        created_by: str = "",
+        comment: str = "",
+        author: str = "",
+    ) -> Image:
+        """Like `commit`, with the layer as a plain tar that `write_tar(write)` writes, in a thread."""
+        step = History(created_by=created_by, comment=comment, author=author)
+        async with self._operation():
+            layer = await in_thread(self.layers.commit_tar, write_tar)
+            return await self._commit(parent, layer, config, step)
 
-    async def remove(self, name: str, *, force: bool = False, prune: bool = True) -> list[dict[str, str]]: ...
+    async def _commit(
+        self,
+        parent: Image | None,
+        layer: tuple[Descriptor, Digest] | None,
+        config: ImageConfig,
+        step: History,
+    ) -> Image:
+        if layer is not None and layer[1] == EMPTY_LAYER:
+            layer = None  # nothing changed: no layer, as in Docker
+        old = parent.layers if parent else ()
+        if len(old) + (layer is not None) > MAX_LAYERS:
+            raise InvalidArgument("max depth exceeded", detail=f"an image has at most {MAX_LAYERS} layers")
+        created = config.created or _now()
+        step = msgspec.structs.replace(step, created=created, empty_layer=layer is None)
+        descriptors = [la.descriptor for la in old] + ([layer[0]] if layer else [])
+        diff_ids = [str(la.diff_id) for la in old] + ([str(layer[1])] if layer else [])
+        config = msgspec.structs.replace(
+            config,
+            created=created,
+            rootfs=RootFS(diff_ids=diff_ids),
+            history=[*((parent.config.history if parent else None) or ()), step],
+        )
+        found = Found(config.encode(), tuple(descriptors))
+        return await self._register(found, (), parent=parent.id if parent else None)
 
-    def history(self, name: str) -> list[dict[str, object]]: ...
+    # Going out
 
-    async def prune(
-        self, filters: Mapping[str, Sequence[str]] | None = None
-    ) -> tuple[list[dict[str, str]], int]: ...
+    async def save(self, names: Sequence[str]) -> AsyncIterator[bytes]:
+        """One archive for `docker load` and skopeo. A repository without a tag means all of its tags."""
+        chosen: dict[Digest, tuple[Image, dict[Reference, None]]] = {}
+        for name in names:
+            for image, tags in self._to_save(name):
+                chosen.setdefault(image.id, (image, {}))[1].update(dict.fromkeys(tags))
+        saved = [_saved(image, tuple(tags)) for image, tags in chosen.values()]
+        with self.content.lease() as kept:
+            kept.update(digest for image, _ in chosen.values() for digest in blobs_of(image))
+            async for piece in from_thread(write_archive(plan_archive(saved), self.content)):
+                yield piece
+        for image, _ in chosen.values():
+            self._tell("save", image, str(image.id))
+
+    def _to_save(self, name: str) -> Iterable[tuple[Image, tuple[Reference, ...]]]:
+        try:
+            reference = parse_reference(name)
+        except InvalidArgument:
+            return [(self.get(name), ())]
+        if not reference.tag and not reference.digest:
+            parsed = [(image, parse_reference(tag)) for image in self._catalog.all() for tag in image.tags]
+            if found := [(image, (tag,)) for image, tag in parsed if tag.name == reference.name]:
+                return found
+        image = self.get(name)
+        by_name = reference.canonical in image.references and not reference.digest
+        return [(image, (reference.with_default_tag(),) if by_name else ())]
+
+    # Names
+
+    def tag(self, name: str, reference: str) -> None:
+        """Give an image one more name, which another image may lose. Raises NotFound, InvalidArgument."""
+        image = self.get(name)
+        target = parse_reference(reference).with_default_tag()
+        if target.digest:
+            raise InvalidArgument("refusing to create a tag with a digest reference", detail=reference)
+        self._catalog.name(target.canonical, image.id)
+        self._tell("tag", image, target.familiar)
+
+    async def remove(self, name: str, *, force: bool = False, prune: bool = True) -> _Records:
+        """`docker rmi`: see images_removal. Raises NotFound, Conflict."""
+        records = self._remove(self.get(name), name, force=force, prune=prune)
+        await self.collect()
+        return records
+
+    def _remove(self, image: Image, name: str, *, force: bool, prune: bool) -> _Records:
+        around = Surroundings(self._catalog.children, self.in_use, self.running, self._catalog.by_id)
+        plan = plan_removal(image, name, around, force=force, prune=prune)
+        records: _Records = []
+        for reference, id in plan.unname:
+            self._catalog.unname(reference)
+            records.append({"Untagged": parse_reference(reference).familiar})
+            self._tell("untag", image, str(id), id=str(id))
+        for id in plan.delete:
+            gone = self._catalog.by_id(id)
+            if gone is None:
+                continue
+            if self.in_use(id):
+                self._catalog.hide(id)
+            else:
+                self._catalog.delete(id)
+            left = self._catalog.chains()
+            records.append({"Deleted": str(id)})
+            records += [{"Deleted": str(chain)} for chain in reversed(chain_ids(gone)) if chain not in left]
+            self._tell("delete", gone, str(id))
+        return records
+
+    async def prune(self, filters: Mapping[str, Sequence[str]] | None = None) -> tuple[_Records, int]:
+        """Remove images that no container uses: the nameless ones, or all with `dangling=false`."""
+        filters = filters or {}
+        if unknown := set(filters) - {"dangling", "label", "label!", "until"}:
+            raise InvalidArgument(f"invalid filter '{min(unknown)}'")
+        nameless = truth("dangling", filters["dangling"]) if filters.get("dangling") else True
+        now, records = datetime.now(UTC), _Records()
+        for image in self._catalog.all():
+            fits = has_labels(image, filters) and created_before(image, filters.get("until", ()), now)
+            if not fits or (nameless and image.tags) or self.in_use(image.id):
+                continue
+            for name in image.references or (str(image.id),):
+                try:
+                    if self._catalog.by_id(image.id):
+                        records += self._remove(image, name, force=False, prune=True)
+                        image = self._catalog.by_id(image.id) or image
+                except Conflict:
+                    break  # children or containers need it, which is no failure here
+        freed = await self.collect()
+        self._events.publish("image", "prune", "", {"reclaimed": str(freed)})
+        return records, freed
+
+    # Upkeep
+
+    async def ensure_unpacked(self, image: Image) -> None:
+        """Unpack again what a power cut has taken. Raises as `add` does."""
+        await self._unpack(
+            [(layer.descriptor, layer.diff_id) for layer in image.layers], lambda _message: None
+        )
+
+    async def restore(self) -> None:
+        """Once at daemon start, when `in_use` is set: complete what is missing, collect what is not needed."""
+        for image in [*self._catalog.all(), *self._catalog.hidden()]:
+            if not all(self.layers.has(layer.diff_id) for layer in image.layers):
+                await self.ensure_unpacked(image)
+        await self.collect()
 
     async def collect(self) -> int:
         """Remove blobs and layers that no image, lease or hold needs; returns the bytes freed."""
-        ...
+        async with self._collecting:
+            for image in self._catalog.hidden():
+                if not self.in_use(image.id):
+                    self._catalog.delete(image.id)
+            blobs = await in_thread(self.content.sweep, self._catalog.uses_blob)
+            layers = await in_thread(self.layers.sweep, self._catalog.uses_layer)
+            return sum(blobs.values()) + sum(layers.values())
+
+    async def close(self) -> None:
+        """Flush what is new to the disk. Twice is fine."""
+        if self._settling is not None:
+            self._settling.cancel()
+        await in_thread(self.layers.settle)
+
+    @asynccontextmanager
+    async def _operation(self) -> AsyncGenerator[None, None]:
+        """Leases around what is being made; when it fails, nothing of it stays."""
+        try:
+            with self.content.lease(), self.layers.lease():
+                yield
+        except BaseException:
+            await self.collect()
+            raise
+
+    async def _register(
+        self,
+        found: Found,
+        references: Sequence[str],
+        *,
+        parent: Digest | None = None,
+        progress: Progress = lambda _message: None,
+    ) -> Image:
+        """Check, unpack, store the documents, enter into the catalogue."""
+        id = sha256_of(found.config)
+        config = parse_image_config(found.config)
+        if config.os != "linux":
+            raise Unsupported(f"cannot run an image for operating system {config.os[:50]!r}", detail=str(id))
+        diff_ids = [parse_digest(text) for text in config.rootfs.diff_ids]
+        if len(diff_ids) != len(found.layers):
+            raise InvalidArgument(
+                "invalid image config", detail=f"{len(diff_ids)} diff ids for {len(found.layers)} layers"
+            )
+        known = self._catalog.by_id(id)
+        if known is not None and found.manifest is None:
+            # the manifest that came with the image stays: its digest is what others know
+            found = Found(found.config, *_packed(known, self.content))
+        manifest, manifest_type = _checked_manifest(found, id)
+        pairs = list(zip(found.layers, diff_ids, strict=True))
+        await self._unpack(pairs, progress)
+        await in_thread(self.content.put, found.config)
+        digest = await in_thread(self.content.put, manifest)
+        layers = tuple(Layer(blob, diff_id, self.layers.size(diff_id)) for blob, diff_id in pairs)
+        image = Image(
+            id=id,
+            config=config,
+            raw_config=found.config,
+            layers=layers,
+            manifest=Descriptor(manifest_type, str(digest), len(manifest)),
+            size=sum(layer.size for layer in layers),
+            created=config.created,
+            parent=known.parent if known else parent,
+        )
+        self._catalog.insert(image, references)
+        self._settle_soon()
+        return self._catalog.by_id(id) or image
+
+    async def _unpack(self, layers: Sequence[tuple[Descriptor, Digest]], progress: Progress) -> None:
+        """All layers, a few at a time. The first failure ends it."""
+
+        async def one(descriptor: Descriptor, diff_id: Digest) -> None:
+            async with self._unpacking:
+                short = descriptor.blob.short
+                progress({"status": "Extracting", "progressDetail": {"total": descriptor.size}, "id": short})
+                await in_thread(self.layers.unpack, descriptor.blob, diff_id)
+                progress({"status": "Pull complete", "progressDetail": {}, "id": short})
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for descriptor, diff_id in layers:
+                    group.create_task(one(descriptor, diff_id))
+        except* EngineError as failures:
+            raise failures.exceptions[0] from None
+
+    def _settle_soon(self) -> None:
+        if self._settling is None or self._settling.done():
+            self._settling = asyncio.create_task(self._settle())
+
+    async def _settle(self) -> None:
+        await asyncio.sleep(_SETTLE_AFTER)
+        await in_thread(self.layers.settle)
+
+    def _tell(self, action: str, image: Image, name: str, *, id: str = "") -> None:
+        labels = image.config.defaults.labels or {}
+        self._events.publish("image", action, id or str(image.id), {**labels, "name": name})
+
+
+_History = list[dict[str, object]]
+
+
+def _checked_manifest(found: Found, id: Digest) -> tuple[bytes, str]:
+    """The manifest to keep: the given one, which has to describe just this image, or a new one."""
+    config = Descriptor(OCI_CONFIG, str(id), len(found.config))
+    if found.manifest is None:
+        return build_manifest(config, found.layers), OCI_MANIFEST
+    manifest = parse_manifest(found.manifest, found.manifest_type)
+    if not isinstance(manifest, Manifest):
+        raise InvalidArgument("invalid manifest", detail="an index describes no single image")
+    told = [manifest.config.digest, *(layer.digest for layer in manifest.layers)]
+    if told != [str(id), *(layer.digest for layer in found.layers)]:
+        raise InvalidArgument("invalid manifest", detail="it describes another image")
+    return found.manifest, found.manifest_type or manifest.media_type or OCI_MANIFEST
+
+
+def _packed(image: Image, content: ContentStore) -> tuple[tuple[Descriptor, ...], bytes, str]:
+    layers = tuple(layer.descriptor for layer in image.layers)
+    return layers, content.read(image.manifest.blob, MAX_MANIFEST), image.manifest.media_type
+
+
+def _saved(image: Image, tags: tuple[Reference, ...]) -> Saved:
+    config = Descriptor(OCI_CONFIG, str(image.id), len(image.raw_config))
+    return Saved(image.manifest, config, tuple(layer.descriptor for layer in image.layers), tags)
+
+
+def _renamed(familiar: str, old: Image) -> str:
+    return f"The image {familiar} already exists, renaming the old one with ID {old.id} to empty string\n"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -3,12 +3,13 @@
 Readers give exactly `size` bytes except at the end, and memory stays bounded whatever the input says.
 """
 
+import hashlib
 import zlib
 from typing import Protocol, cast
 
 import zstandard
 
-from longshore.storage.tarstream import Source
+from longshore.storage.tarstream import CHUNK, Sink, Source
 
 
 class Compressor(Protocol):
@@ -178,3 +179,30 @@ def decompressed(source: Source) -> Buffered:
 def gzip_compressor() -> Compressor:
     """A gzip stream without time and name in its header: equal input gives equal bytes."""
     return _gzip.compressobj(_gzip_level, zlib.DEFLATED, _GZIP_WINDOW)
+
+
+class LayerSink:
+    """A layer tar on its way into a blob: hashed plain, compressed, written. Small pieces are gathered."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._hash = hashlib.sha256()
+        self._compressor = gzip_compressor()
+        self._pending = bytearray()
+
+    def write(self, data: bytes, /) -> None:
+        self._pending += data
+        if len(self._pending) >= CHUNK:
+            self._flush()
+
+    def finish(self) -> str:
+        """Write the rest; returns the diff id."""
+        self._flush()
+        self._sink.write(self._compressor.flush())
+        return f"sha256:{self._hash.hexdigest()}"
+
+    def _flush(self) -> None:
+        data = bytes(self._pending)
+        self._pending.clear()
+        self._hash.update(data)
+        self._sink.write(self._compressor.compress(data))

@@ -8,18 +8,17 @@ import errno
 import hashlib
 import os
 import secrets
-import threading
 import time
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
 from longshore.errors import InvalidArgument, NotFound, OutOfSpace, Unsupported
 from longshore.oci.digest import Digest, parse_digest, sha256_of
+from longshore.storage.leases import HOLD_SECONDS, Leases
 
-HOLD_SECONDS = 3600.0
 _BLOCK = 1 << 20
 
 
@@ -115,10 +114,7 @@ class ContentStore:
         self.root = root
         self.ingest = root / "ingest"
         self._blobs = root / "blobs" / "sha256"
-        self._lock = threading.Lock()
-        self._clock = clock
-        self._leases: dict[object, set[Digest]] = {}
-        self._holds: dict[Digest, float] = {}
+        self._leases = Leases(clock)
         for directory in (root, self.ingest, self._blobs):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for leftover in self.ingest.iterdir():
@@ -141,9 +137,9 @@ class ContentStore:
 
     def publish(self, temporary: Path, digest: Digest) -> None:
         """Give a finished file in `ingest` its name. For `BlobWriter`, which has verified it."""
-        with self._lock:
-            self._protect(digest)
-            target = self.path(digest)
+        target = self.path(digest)
+        with self._leases.lock:
+            self._leases.touch(digest, hold=True)
             temporary.rename(target)
         directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -159,11 +155,10 @@ class ContentStore:
 
     def has(self, digest: Digest) -> bool:
         """Whether the blob is there; if so, every open lease keeps it from now on."""
-        with self._lock:
+        with self._leases.lock:
             if not self.path(digest).exists():
                 return False
-            for kept in self._leases.values():
-                kept.add(digest)
+            self._leases.touch(digest)
             return True
 
     def open(self, digest: Digest) -> BinaryIO:
@@ -192,41 +187,33 @@ class ContentStore:
         """Forget a blob, whoever uses it. Twice is fine."""
         self.path(digest).unlink(missing_ok=True)
 
-    def list(self) -> Iterable[Digest]:
+    def list(self) -> list[Digest]:
         return [parse_digest(f"sha256:{name}") for name in sorted(e.name for e in self._blobs.iterdir())]
 
-    @contextmanager
-    def lease(self) -> Generator[set[Digest], None, None]:
+    def lease(self) -> AbstractContextManager[set[Digest]]:
         """While open, what is written, or found by `has`, is not collected. Yields the growing set."""
-        token, kept = object(), set[Digest]()
-        with self._lock:
-            self._leases[token] = kept
-        try:
-            yield kept
-        finally:
-            with self._lock:
-                del self._leases[token]
+        return self._leases.open()
 
     def hold(self, digest: Digest, seconds: float = HOLD_SECONDS) -> None:
         """Keep a blob for a while though no image uses it yet: its image follows in another request.
 
         What is written outside any lease is held by itself.
         """
-        with self._lock:
-            self._holds[digest] = self._clock() + seconds
+        self._leases.hold(digest, seconds)
 
     def release(self, digests: Iterable[Digest]) -> None:
         """End holds: an image owns these blobs now, or nobody wants them."""
-        with self._lock:
-            for digest in digests:
-                self._holds.pop(digest, None)
+        self._leases.release(digests)
 
-    def sweep(self, keep: set[Digest]) -> dict[Digest, int]:
-        """Delete every blob that is neither in `keep` nor leased nor held; returns what went and its size."""
+    def sweep(self, is_used: Callable[[Digest], bool]) -> dict[Digest, int]:
+        """Delete every blob that is neither leased nor held nor used; returns what went and its size.
+
+        The lease is asked before `is_used`: whoever closes a lease has registered the blob's user before.
+        """
         gone: dict[Digest, int] = {}
         for digest in self.list():
-            with self._lock:
-                if digest in keep or self._is_kept(digest):
+            with self._leases.lock:
+                if self._leases.keeps(digest) or is_used(digest):
                     continue
                 path = self.path(digest)
                 try:
@@ -236,18 +223,3 @@ class ContentStore:
                     continue
                 gone[digest] = size
         return gone
-
-    def _is_kept(self, digest: Digest) -> bool:
-        if any(digest in kept for kept in self._leases.values()):
-            return True
-        until = self._holds.get(digest)
-        if until is not None and until < self._clock():
-            del self._holds[digest]
-            return False
-        return until is not None
-
-    def _protect(self, digest: Digest) -> None:
-        for kept in self._leases.values():
-            kept.add(digest)
-        if not self._leases:
-            self._holds[digest] = self._clock() + HOLD_SECONDS

@@ -11,8 +11,8 @@ import base64
 import os
 import secrets
 import threading
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +21,10 @@ import msgspec
 from longshore.errors import NotFound
 from longshore.oci.descriptor import OCI_LAYER_GZIP, Descriptor
 from longshore.oci.digest import Digest, parse_digest, sha256_of
+from longshore.storage.compression import LayerSink
 from longshore.storage.content import ContentStore, space_errors
 from longshore.storage.jobs import Result, run_worker
+from longshore.storage.leases import Leases
 from longshore.storage.trees import remove_tree
 from longshore.storage.whiteouts import OPAQUE_XATTR
 
@@ -61,12 +63,14 @@ class LayerStore:
         self._limits = limits or Limits()
         self._unpacked = root / "unpacked"
         self._meta = root / "meta"
+        self._leases = Leases()
         self._locks: dict[str, tuple[threading.Lock, int]] = {}
         self._lock = threading.Lock()
         for directory in (root, self._unpacked, self._meta):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._boot = _BOOT_ID.read_text().strip()
         self._clean()
+        self._make_empty_layer()
 
     @property
     def directory(self) -> Path:
@@ -100,6 +104,7 @@ class LayerStore:
         Raises InvalidArgument (bad tar, wrong diff id, limits), NotFound, OutOfSpace; nothing is left then.
         """
         with self._exclusive(diff_id):
+            self._leases.touch(diff_id)
             if self.has(diff_id):
                 return
             with self._content.open(blob) as file, self._new_directory() as directory:
@@ -122,22 +127,56 @@ class LayerStore:
             result = run_worker(upper, writer.fileno(), "pack")
             digest = writer.commit_foreign()
             size = writer.written
-        diff_id = parse_digest(result.diff_id)
-        if diff_id != EMPTY_LAYER:
-            self.unpack(digest, diff_id)
+        return self._unpacked_layer(digest, size, parse_digest(result.diff_id))
+
+    def commit_tar(
+        self, write_tar: Callable[[Callable[[bytes], object]], object]
+    ) -> tuple[Descriptor, Digest]:
+        """Store a plain tar as a layer, packed and unpacked: `write_tar(write)` writes it piece by piece."""
+        with self._content.writer() as writer:
+            sink = LayerSink(writer)
+            write_tar(sink.write)
+            diff_id = parse_digest(sink.finish())
+            digest = writer.commit()
+            size = writer.written
+        return self._unpacked_layer(digest, size, diff_id)
+
+    def _unpacked_layer(self, digest: Digest, size: int, diff_id: Digest) -> tuple[Descriptor, Digest]:
+        self.unpack(digest, diff_id)
         return Descriptor(OCI_LAYER_GZIP, str(digest), size), diff_id
+
+    def lease(self) -> AbstractContextManager[set[Digest]]:
+        """While open, what is unpacked, or found unpacked by `unpack`, is not swept."""
+        return self._leases.open()
+
+    def sweep(self, is_used: Callable[[Digest], bool]) -> dict[Digest, int]:
+        """Delete every layer that is neither leased nor used; returns what went and its size."""
+        gone: dict[Digest, int] = {}
+        for diff_id in self.list():
+            with self._exclusive(diff_id):
+                if diff_id == EMPTY_LAYER or self._leases.keeps(diff_id) or is_used(diff_id):
+                    continue
+                gone[diff_id] = self.size(diff_id)
+                trash = self._retire(diff_id)
+            remove_tree(trash)
+        return gone
 
     def delete(self, diff_id: Digest) -> None:
         """Twice is fine. A container that has the layer mounted keeps what it sees open."""
         with self._exclusive(diff_id):
-            name = self.name(diff_id)
-            gone = self._unpacked / f".gone-{secrets.token_hex(8)}"
-            try:
-                (self._unpacked / name).rename(gone)
-            except FileNotFoundError:
-                pass
-            (self._meta / name).unlink(missing_ok=True)
-        remove_tree(gone)
+            trash = self._retire(diff_id)
+        remove_tree(trash)
+
+    def _retire(self, diff_id: Digest) -> Path:
+        """At once gone for everybody; the files follow."""
+        name = self.name(diff_id)
+        trash = self._unpacked / f".gone-{secrets.token_hex(8)}"
+        try:
+            (self._unpacked / name).rename(trash)
+        except FileNotFoundError:
+            pass
+        (self._meta / name).unlink(missing_ok=True)
+        return trash
 
     def list(self) -> list[Digest]:
         """The diff ids of all unpacked layers."""
@@ -191,6 +230,12 @@ class LayerStore:
                 lock, users = self._locks.pop(diff_id.hex)
                 if users > 1:
                     self._locks[diff_id.hex] = (lock, users - 1)
+
+    def _make_empty_layer(self) -> None:
+        """The one lower directory of an image without layers."""
+        if not self.has(EMPTY_LAYER):
+            with self._new_directory() as directory:
+                self._publish(directory, EMPTY_LAYER, Result())
 
     def _clean(self) -> None:
         """Remove what a crash or a power cut left."""

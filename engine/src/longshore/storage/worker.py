@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from longshore.kernel import capabilities, mounts, namespaces, processes
 from longshore.storage.apply import Applier, LayerError
-from longshore.storage.compression import CompressionError, decompressed, gzip_compressor
+from longshore.storage.compression import CompressionError, LayerSink, decompressed
 from longshore.storage.pack import Packer
 from longshore.storage.tarstream import CHUNK, Source, TarError, TarReader
 
@@ -56,6 +56,11 @@ class _File:
     def read(self, size: int, /) -> bytes:
         return os.read(self._fd, size)
 
+    def write(self, data: bytes, /) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
 
 class VerifyingSource:
     """The plain tar: whatever is read from it has been hashed, and its end is reached only with the right digest."""
@@ -79,38 +84,6 @@ class VerifyingSource:
             raise LayerError(f"layer does not match its diff id: wanted {self._expected}, got {actual}")
 
 
-class LayerSink:
-    """The tar on its way out: hashed plain, compressed, written. Small pieces are gathered."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._hash = hashlib.sha256()
-        self._compressor = gzip_compressor()
-        self._pending = bytearray()
-
-    def write(self, data: bytes, /) -> None:
-        self._pending += data
-        if len(self._pending) >= CHUNK:
-            self._flush()
-
-    def finish(self) -> str:
-        """Write the rest; returns the diff id."""
-        self._flush()
-        self._out(self._compressor.flush())
-        return f"sha256:{self._hash.hexdigest()}"
-
-    def _flush(self) -> None:
-        data = bytes(self._pending)
-        self._pending.clear()
-        self._hash.update(data)
-        self._out(self._compressor.compress(data))
-
-    def _out(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
-
-
 def unpack(root: int, job: dict[str, Any]) -> dict[str, object]:
     source = VerifyingSource(decompressed(_File(job["blob"])), job["diff_id"])
     applier = Applier(root, max_entries=job["max_entries"], max_size=job["max_size"])
@@ -120,7 +93,7 @@ def unpack(root: int, job: dict[str, Any]) -> dict[str, object]:
 
 
 def pack(root: int, job: dict[str, Any]) -> dict[str, object]:
-    sink = LayerSink(job["blob"])
+    sink = LayerSink(_File(job["blob"]))
     Packer(sink).pack(root)
     return {"diff_id": sink.finish()}
 

@@ -1,0 +1,79 @@
+"""Images as values, and what `Images` needs from a registry client."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from longshore.oci.descriptor import Descriptor
+from longshore.oci.digest import Digest
+from longshore.oci.image_config import ImageConfig
+from longshore.oci.reference import Reference
+
+if TYPE_CHECKING:
+    from longshore.registry.auth import Credentials
+    from longshore.registry.client import Pulled
+    from longshore.storage.content import ContentStore
+
+Progress = Callable[[dict[str, object]], None]
+"""Gets Docker's progress messages, in the thread of the event loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer: the packed blob and the digest of the tar inside it."""
+
+    descriptor: Descriptor
+    diff_id: Digest
+    size: int = 0  # unpacked bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image as it was at one moment; ask `Images` again rather than keep it."""
+
+    id: Digest  # digest of the config, as in classic Docker
+    config: ImageConfig
+    raw_config: bytes
+    layers: tuple[Layer, ...]  # oldest first
+    manifest: Descriptor
+    size: int  # unpacked bytes of all layers
+    created: str  # RFC 3339; "" when the config does not say
+    parent: Digest | None = None  # only of images committed or built here
+    references: tuple[str, ...] = ()  # canonical: "docker.io/library/busybox:latest", "…@sha256:…"
+    tags: tuple[str, ...] = ()  # familiar: "busybox:latest" (RepoTags)
+    digests: tuple[str, ...] = ()  # familiar: "busybox@sha256:…" (RepoDigests)
+    hidden: bool = False  # removed by force while containers used it; goes with the last of them
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryAuth:
+    username: str = ""
+    password: str = ""
+    identity_token: str = ""
+    registry_token: str = ""
+    server_address: str = ""
+
+
+class Puller(Protocol):
+    """A registry client. `progress` gets Docker's messages up to "Download complete"; Images adds the rest.
+
+    Every blob that the result names is in the sink then, and verified.
+    """
+
+    async def pull(
+        self,
+        reference: Reference,
+        *,
+        platform: str = "",
+        auth: "Credentials | None" = None,
+        sink: "ContentStore",
+        progress: "Callable[[Mapping[str, object]], None]",
+    ) -> "Pulled": ...
+
+
+class Publisher(Protocol):
+    """The part of the event bus that images use."""
+
+    def publish(
+        self, type: str, action: str, id: str, attributes: Mapping[str, str] | None = None
+    ) -> object: ...

@@ -1,0 +1,353 @@
+"""Image archives: reading what `docker save`, skopeo and buildx write, and writing one that all of them read.
+
+Reading never uses a name from the archive as a path: every file goes into the content store under the digest of
+its bytes, and names are only keys of a dict. Formats: Docker's image spec v1.2 ("Combined Image JSON + Filesystem
+Changeset Format") and the OCI image layout (image-layout.md).
+"""
+
+import posixpath
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+import msgspec
+
+from longshore.errors import InvalidArgument
+from longshore.oci.descriptor import (
+    INDEX_TYPES,
+    MANIFEST_TYPES,
+    OCI_INDEX,
+    OCI_LAYER,
+    OCI_LAYER_GZIP,
+    OCI_LAYER_ZSTD,
+    Descriptor,
+    Platform,
+)
+from longshore.oci.digest import Digest, sha256_of
+from longshore.oci.image_config import parse_image_config
+from longshore.oci.manifest import MAX_LAYERS, MAX_MANIFEST, Index, Manifest, parse_manifest
+from longshore.oci.reference import Reference, parse_reference
+from longshore.storage.compression import CompressionError, decompressed, detect
+from longshore.storage.content import ContentStore
+from longshore.storage.tarstream import (
+    CHUNK,
+    DIRECTORY,
+    END,
+    HARDLINK,
+    REGULAR,
+    SYMLINK,
+    Entry,
+    Source,
+    TarError,
+    TarReader,
+    encode_header,
+    padding,
+)
+
+MAX_MEMBERS = 100_000
+_SMALL = 256 << 10  # kept in memory until somebody asks for it: most small files are leftovers of old formats
+_SMALL_TOTAL = 64 << 20
+_MAX_LINKS = 16
+_MAX_NESTING = 3
+_LAYER_TYPES = {"": OCI_LAYER, "gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD}
+_NAME = "io.containerd.image.name"
+_REF_NAME = "org.opencontainers.image.ref.name"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One image of an archive, its blobs in the content store. `manifest` None: the archive has no OCI one."""
+
+    config: bytes
+    layers: tuple[Descriptor, ...]
+    manifest: bytes | None = None
+    manifest_type: str = ""
+    references: tuple[str, ...] = ()  # canonical
+
+
+class _ManifestEntry(msgspec.Struct, rename="pascal"):
+    config: str
+    layers: Annotated[list[str], msgspec.Meta(max_length=MAX_LAYERS)] | None = None
+    repo_tags: list[str] | None = None
+
+
+def read_archive(source: Source, content: ContentStore, platform: Platform) -> list[Found]:
+    """All images of a stream, compressed or not. Blocks.
+
+    Call it under a lease of the content store. Raises InvalidArgument for everything wrong with the archive,
+    OutOfSpace.
+    """
+    members = _Members(content)
+    try:
+        members.read(TarReader(decompressed(source)))
+    except (TarError, CompressionError) as cause:
+        raise InvalidArgument("invalid image archive", detail=str(cause)) from cause
+    found = _from_layout(members, platform) or _from_manifest_json(members)
+    if not found:
+        raise InvalidArgument(
+            "invalid image archive", detail="it has neither manifest.json nor index.json with an image"
+        )
+    return found
+
+
+class _Members:
+    """The files of an archive by name and by digest."""
+
+    def __init__(self, content: ContentStore) -> None:
+        self._content = content
+        self._files: dict[str, Digest] = {}
+        self._links: dict[str, str] = {}
+        self._small: dict[Digest, bytes] = {}
+        self._small_total = 0
+
+    def read(self, reader: TarReader) -> None:
+        for count, entry in enumerate(reader):
+            if count >= MAX_MEMBERS:
+                raise TarError(f"more than {MAX_MEMBERS} files")
+            name = _normal(entry.name)
+            if entry.kind == REGULAR:
+                self._files[name] = self._store(entry, reader)
+            elif entry.kind == SYMLINK:  # docker save before 1.10 shared layers this way
+                self._links[name] = _normal(posixpath.join(posixpath.dirname(name).encode(), entry.linkname))
+            elif entry.kind == HARDLINK:
+                self._links[name] = _normal(entry.linkname)
+
+    def digest(self, name: str) -> Digest:
+        """Raises InvalidArgument when the archive has no such file."""
+        wanted = _normal(name.encode("utf-8", "surrogateescape"))
+        for _ in range(_MAX_LINKS):
+            if wanted in self._files:
+                return self._files[wanted]
+            if wanted not in self._links:
+                break
+            wanted = self._links[wanted]
+        raise InvalidArgument("invalid image archive", detail=f"{name[:200]!r} is missing")
+
+    def has(self, name: str) -> bool:
+        return name in self._files
+
+    def document(self, digest: Digest) -> bytes:
+        """A small file as a whole. Raises InvalidArgument."""
+        data = self._small.get(digest)
+        return data if data is not None else self._content.read(digest, MAX_MANIFEST)
+
+    def keep(self, digest: Digest) -> int:
+        """Make sure the content store has it; returns the size. Raises NotFound."""
+        if digest in self._small:
+            self._content.put(self._small[digest])
+        self._content.has(digest)  # for the lease
+        return self._content.size(digest)
+
+    def head(self, digest: Digest) -> bytes:
+        if digest in self._small:
+            return self._small[digest][:6]
+        with self._content.open(digest) as file:
+            return file.read(6)
+
+    def _store(self, entry: Entry, reader: TarReader) -> Digest:
+        if entry.sparse is not None:
+            raise TarError("sparse file in an image archive")
+        if entry.size <= _SMALL and self._small_total + entry.size <= _SMALL_TOTAL:
+            data = b"".join(piece for _, piece in reader.data())
+            digest = sha256_of(data)
+            self._small[digest] = data
+            self._small_total += len(data)
+            return digest
+        with self._content.writer(size=entry.size) as writer:
+            for _, piece in reader.data():
+                writer.write(piece)
+            return writer.commit()
+
+
+def _normal(name: bytes) -> str:
+    """A name as a key: lexically cleaned, and never used for anything but comparison."""
+    return posixpath.normpath("/" + name.decode("utf-8", "surrogateescape"))[1:]
+
+
+# docker save
+
+
+def _from_manifest_json(members: _Members) -> list[Found]:
+    if not members.has("manifest.json"):
+        return []
+    return [_docker_image(members, entry) for entry in _manifest_entries(members)]
+
+
+def _manifest_entries(members: _Members) -> list[_ManifestEntry]:
+    data = members.document(members.digest("manifest.json"))
+    try:
+        return msgspec.json.decode(data, type=list[_ManifestEntry])
+    except msgspec.MsgspecError as cause:
+        raise InvalidArgument("invalid manifest.json", detail=str(cause)) from cause
+
+
+def _docker_image(members: _Members, entry: _ManifestEntry) -> Found:
+    layers: list[Descriptor] = []
+    for name in entry.layers or ():
+        digest = members.digest(name)
+        try:
+            kind = _LAYER_TYPES[detect(members.head(digest))]
+        except CompressionError as cause:
+            raise InvalidArgument("invalid layer", detail=str(cause)) from cause
+        layers.append(Descriptor(kind, str(digest), members.keep(digest)))
+    config = members.document(members.digest(entry.config))
+    parse_image_config(config)
+    return Found(config, tuple(layers), references=_canonical(entry.repo_tags or ()))
+
+
+def _canonical(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(parse_reference(name).with_default_tag().canonical for name in names)
+
+
+# OCI layout
+
+
+def _from_layout(members: _Members, platform: Platform) -> list[Found]:
+    if not (members.has("oci-layout") and members.has("index.json")):
+        return []
+    index = parse_manifest(members.document(members.digest("index.json")), OCI_INDEX)
+    if not isinstance(index, Index):
+        raise InvalidArgument("invalid index.json", detail="it is no index")
+    tags: dict[Digest, tuple[str, ...]] = {}
+    if members.has("manifest.json"):
+        tags = {members.digest(e.config): _canonical(e.repo_tags or ()) for e in _manifest_entries(members)}
+    found: dict[Digest, Found] = {}
+    for descriptor in _of_platform(index.manifests, platform):
+        image = _layout_image(members, descriptor, platform, _MAX_NESTING)
+        digest = sha256_of(image.config)
+        names = (*_names(descriptor), *tags.get(digest, ()))
+        known = found[digest].references if digest in found else ()
+        found[digest] = replace(image, references=tuple(dict.fromkeys((*known, *names))))
+    return list(found.values())
+
+
+def _of_platform(descriptors: Sequence[Descriptor], platform: Platform) -> list[Descriptor]:
+    """Images for other machines are left out where there is one for this; what is no image always is."""
+    images = [d for d in descriptors if d.media_type in MANIFEST_TYPES | INDEX_TYPES]
+    images = [d for d in images if d.platform is None or d.platform.os != "unknown"]
+    fitting = [
+        d
+        for d in images
+        if d.platform is None
+        or (d.platform.os, d.platform.architecture) == (platform.os, platform.architecture)
+    ]
+    return fitting or images
+
+
+def _layout_image(members: _Members, descriptor: Descriptor, platform: Platform, depth: int) -> Found:
+    data = members.document(descriptor.blob)
+    manifest = parse_manifest(data, descriptor.media_type)
+    if isinstance(manifest, Manifest):
+        config = members.document(manifest.config.blob)
+        parse_image_config(config)
+        for part in (manifest.config, *manifest.layers):
+            size = members.keep(part.blob)
+            if size != part.size:
+                raise InvalidArgument(
+                    "invalid image archive", detail=f"{part.digest} has {size} bytes, not {part.size}"
+                )
+        members.keep(descriptor.blob)
+        return Found(config, tuple(manifest.layers), data, descriptor.media_type)
+    if depth == 0:
+        raise InvalidArgument("invalid image archive", detail="indexes are nested too deeply")
+    return _layout_image(members, manifest.choose(platform), platform, depth - 1)
+
+
+def _names(descriptor: Descriptor) -> tuple[str, ...]:
+    annotations = descriptor.annotations or {}
+    if name := annotations.get(_NAME):
+        return _canonical([name])
+    name = annotations.get(_REF_NAME, "")
+    # skopeo puts a whole name here, docker only the tag, which names nothing by itself
+    return _canonical([name]) if "/" in name or ":" in name else ()
+
+
+# Writing
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """One image to write: its manifest and everything the manifest names is in the content store."""
+
+    manifest: Descriptor
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+    tags: tuple[Reference, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One file of an archive to be: bytes, or a blob of the content store."""
+
+    name: str
+    size: int
+    content: bytes | Digest | None = None  # None: a directory
+
+
+@dataclass(slots=True)
+class _Documents:
+    index: list[Descriptor] = field(default_factory=list[Descriptor])
+    manifest: list[dict[str, object]] = field(default_factory=list[dict[str, object]])
+    repositories: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
+
+
+def plan_archive(images: Sequence[Saved]) -> list[Member]:
+    """The files of one archive that is both a Docker archive and an OCI layout. Pure; equal input, equal plan."""
+    documents = _Documents()
+    blobs: dict[str, int] = {}
+    for image in images:
+        for part in (image.manifest, image.config, *image.layers):
+            blobs[part.digest] = part.size
+        _describe(image, documents)
+    index = Index(schema_version=2, media_type=OCI_INDEX, manifests=documents.index)
+    encode = msgspec.json.Encoder(order="sorted").encode
+    texts = {
+        "index.json": encode(index),
+        "manifest.json": encode(documents.manifest),
+        "oci-layout": encode({"imageLayoutVersion": "1.0.0"}),
+        "repositories": encode(documents.repositories),
+    }
+    members = [Member("blobs/", 0), Member("blobs/sha256/", 0)]
+    for digest, size in sorted(blobs.items()):
+        value = Descriptor("", digest, size).blob
+        members.append(Member(_blob_path(digest), size, value))
+    return members + [Member(name, len(data), data) for name, data in texts.items()]
+
+
+def _describe(image: Saved, documents: _Documents) -> None:
+    plain = Descriptor(image.manifest.media_type, image.manifest.digest, image.manifest.size)
+    for tag in image.tags:
+        annotations = {_NAME: str(tag), _REF_NAME: tag.tag or ""}
+        documents.index.append(msgspec.structs.replace(plain, annotations=annotations))
+        if image.layers:
+            top = image.layers[-1].blob.hex
+            documents.repositories.setdefault(tag.familiar_name, {})[tag.tag or ""] = top
+    if not image.tags:
+        documents.index.append(plain)
+    documents.manifest.append(
+        {
+            "Config": _blob_path(image.config.digest),
+            "RepoTags": [tag.familiar for tag in image.tags] or None,
+            "Layers": [_blob_path(layer.digest) for layer in image.layers],
+        }
+    )
+
+
+def _blob_path(digest: str) -> str:
+    return "blobs/" + digest.replace(":", "/")
+
+
+def write_archive(members: Iterable[Member], content: ContentStore) -> Iterator[bytes]:
+    """The tar, piece by piece. Blocks; raises NotFound when a blob is gone."""
+    for member in members:
+        kind = DIRECTORY if member.content is None else REGULAR
+        mode = 0o755 if member.content is None else 0o644
+        yield encode_header(Entry(member.name.encode(), kind, mode, stored=member.size))
+        if isinstance(member.content, bytes):
+            yield member.content
+        elif member.content is not None:
+            with content.open(member.content) as file:
+                while data := file.read(CHUNK):
+                    yield data
+        yield padding(member.size)
+    yield END
