@@ -62,7 +62,7 @@ class Machine:
 
     def connect(self) -> ParamikoTransport:
         """Log in; the caller closes."""
-        self._need_ssh()
+        self.need_ssh()
         return connect(self.driver.target())
 
     def need_running(self) -> None:
@@ -203,12 +203,13 @@ class Machine:
             write_atomic(certificate, pair.certificate, 0o644)
         return certs.Pair(certificate.read_bytes(), key.read_bytes())
 
-    def _need_ssh(self) -> None:
+    def need_ssh(self) -> None:
+        """Raises Unsupported when the driver knows no login."""
         if not self.driver.has_ssh:
             raise self.driver.unsupported("log in to")
 
     def _need_engine(self) -> None:
-        self._need_ssh()
+        self.need_ssh()
         if not self.record.engine.install:
             raise Conflict(f"machine {self.name!r} was created with --no-engine")
 

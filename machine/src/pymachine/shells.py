@@ -72,7 +72,7 @@ def _unset(shell: str, name: str) -> str:
         case "fish":
             return f"set -e {name};"
         case "powershell":
-            return f"Remove-Item Env:\\\\{name}"
+            return f"Remove-Item Env:\\{name}"
         case "cmd":
             return f"SET {name}="
         case "emacs":

@@ -96,7 +96,7 @@ def _common_options(logins: Sequence[Login]) -> list[str]:
     if keys:
         options += ["-o", "IdentitiesOnly=yes"]
         for key in keys:
-            options += ["-i", str(key).replace("%", "%%")]
+            options += ["-o", f"IdentityFile={_quote(str(key))}"]
     return options
 
 

@@ -31,6 +31,4 @@ def _place(session: Session, text: str) -> Place:
     name, path = parse_place(text)
     if not name:
         return Place(path)
-    machine = get(session, name)
-    machine.need_running()
-    return Place(path, login(machine))
+    return Place(path, login(get(session, name)))

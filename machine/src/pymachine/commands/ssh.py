@@ -20,7 +20,6 @@ def command(context: click.Context, name: str, arguments: tuple[str, ...]) -> No
     """Log in to a machine, or run a command on it. The exit code is the command's."""
     session: Session = context.obj
     machine = get(session, name)
-    machine.need_running()
     target = login(machine)
     program = shutil.which("ssh")
     if program and not os.environ.get("PYMACHINE_NATIVE_SSH"):
@@ -34,6 +33,8 @@ def command(context: click.Context, name: str, arguments: tuple[str, ...]) -> No
 
 
 def login(machine: Machine) -> Login:
-    """How the system's ssh reaches the machine."""
+    """How the system's ssh reaches a machine. Raises when it has no SSH or does not run."""
+    machine.need_ssh()
+    machine.need_running()
     target = machine.driver.target()
     return Login(machine.name, target.host, target.port, target.user, target.key, machine.files.known_hosts)

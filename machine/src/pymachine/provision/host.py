@@ -19,6 +19,7 @@ for name in python3 python3.14 python3.13 python3.12 python3.11 /usr/local/bin/p
   path=$(command -v "$name" 2>/dev/null) || continue
   version=$("$path" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null) || continue
   echo "python=$version $path"
+  "$path" -c 'import sys; sys.exit(sys.version_info < (3, 11))' && break
 done
 """
 
