@@ -1,5 +1,5 @@
 # Copyright (c) 2026 The Longshore authors
-# GNU General Public License v3.0+ (see LICENSE.collection or https://www.gnu.org/licenses/gpl-3.0.txt)
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The modules container and container_info, minus the road to the engine. Private to the collection."""
 
@@ -126,7 +126,7 @@ def apply_result(events: list[dict[str, Any]], name: str, *, diff: bool) -> dict
     if not plan or not final:
         said = [event["message"] for event in events if "message" in event and event.get("type") == "error"]
         raise EngineError(said[0] if said else "the engine did not finish: its answer has no result")
-    steps = plan[0]["steps"]
+    steps = plan[-1]["steps"]  # a pull that moved a tag makes a second plan
     container = final[0].get("containers", {}).get(name)
     result: dict[str, Any] = {
         "changed": bool(final[0]["changed"]),

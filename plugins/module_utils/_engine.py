@@ -1,5 +1,5 @@
 # Copyright (c) 2026 The Longshore authors
-# GNU General Public License v3.0+ (see LICENSE.collection or https://www.gnu.org/licenses/gpl-3.0.txt)
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Talk to the engine: HTTP/1.1 over a unix socket with nothing but the standard library. Private to the collection.
 

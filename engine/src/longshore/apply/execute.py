@@ -1,7 +1,7 @@
 """Runs a plan. What fails leaves the host as it was; containers are worked on in parallel."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Protocol
@@ -11,7 +11,6 @@ from longshore.apply.normalise import Options
 from longshore.apply.plan import Step
 from longshore.apply.ready import Watch, until_drained, until_ready
 from longshore.apply.request import WantedNetwork, WantedVolume
-from longshore.apply.values import Published
 from longshore.errors import Conflict, EngineError, Internal, Unavailable
 
 NEXT, OLD = ".longshore-next", ".longshore-old"  # names of the two generations during a replacement
@@ -31,8 +30,11 @@ class Host(Watch, Protocol):
 
     def id_of(self, name: str) -> str | None: ...
 
-    async def create(self, name: str, options: Options, withheld: frozenset[Published]) -> str:
-        """Make a container that stores `options` as desired. `withheld` ports are not published yet."""
+    async def create(self, name: str, options: Options, *, successor_of: str = "") -> str:
+        """Make a container that stores `options` as desired.
+
+        A successor starts without the host ports that its predecessor holds: they wait for `hand_over`.
+        """
         ...
 
     async def start(self, id: str) -> None:
@@ -48,10 +50,7 @@ class Host(Watch, Protocol):
     async def update(self, id: str, body: Mapping[str, Any], options: Options) -> None: ...
 
     async def hand_over(self, old: str, new: str) -> None:
-        """New connections to fixed ports that `old` holds and `new` wants go to `new` from now on.
-
-        All of them or none. Twice is fine.
-        """
+        """New connections to the host ports that `new` waits for go to it from now on. All or none; twice is fine."""
         ...
 
     async def tail(self, id: str) -> str:
@@ -157,7 +156,7 @@ class Execution:
 
 
 async def create(host: Host, step: Step) -> str:
-    id = await host.create(step.name, step.options, frozenset())
+    id = await host.create(step.name, step.options)
     if not step.start:
         return ""
     try:
@@ -177,8 +176,7 @@ async def replace(host: Host, step: Step, old: str) -> str:
     """
     was_running = host.condition(old).running
     side_by_side = step.start_first and was_running
-    withheld = step.shared if side_by_side else frozenset[Published]()
-    new = await host.create(step.name + NEXT, step.options, withheld)
+    new = await host.create(step.name + NEXT, step.options, successor_of=old if side_by_side else "")
     stopped = False
     try:
         if was_running and not side_by_side:
@@ -187,7 +185,7 @@ async def replace(host: Host, step: Step, old: str) -> str:
         if step.start:
             await host.start(new)
             await _ready(host, new, step, strict=side_by_side)
-        await _take_over(host, step, old, new)
+        await _take_over(host, step.name, old, new)
     except BaseException as cause:
         await host.remove(new)
         if stopped:
@@ -199,19 +197,18 @@ async def replace(host: Host, step: Step, old: str) -> str:
     return await retire(host, old, step)
 
 
-async def _take_over(host: Host, step: Step, old: str, new: str) -> None:
+async def _take_over(host: Host, name: str, old: str, new: str) -> None:
     """Name and ports go to the new one, or neither does."""
-    await host.rename(old, step.name + OLD)
+    await host.rename(old, name + OLD)
     try:
-        await host.rename(new, step.name)
+        await host.rename(new, name)
         try:
-            if step.shared:
-                await host.hand_over(old, new)
+            await host.hand_over(old, new)
         except BaseException:
-            await host.rename(new, step.name + NEXT)
+            await host.rename(new, name + NEXT)
             raise
     except BaseException:
-        await host.rename(old, step.name)
+        await host.rename(old, name)
         raise
 
 
@@ -258,18 +255,3 @@ def inner_ports(options: Options) -> tuple[int, ...]:
     """The container's side of published TCP ports."""
     bindings: Mapping[str, Any] = options.get("HostConfig.PortBindings", {})
     return tuple(int(port.partition("/")[0]) for port in bindings if port.endswith("/tcp"))
-
-
-async def stream(
-    run: Callable[[Callable[[Event], None]], "asyncio.Task[None]"],
-) -> AsyncIterator[Event]:
-    """The events of a run that goes on to its end even when nobody listens any more.
-
-    `run` starts the task and gets the function that reports. Half a replacement is worse than an unheard one.
-    """
-    queue: asyncio.Queue[Event | None] = asyncio.Queue()
-    task = run(queue.put_nowait)
-    task.add_done_callback(lambda _: queue.put_nowait(None))
-    while (event := await queue.get()) is not None:
-        yield event
-    await task

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from longshore.apply.compare import Difference, Verdict, compare, overlay, verdict
 from longshore.apply.normalise import Options, normalise
 from longshore.apply.request import ApplyRequest, Pull, WantedContainer
-from longshore.apply.values import Published, fixed_ports
+from longshore.apply.values import fixed_ports
 from longshore.errors import Conflict, InvalidArgument, NotFound
 
 Action = Literal["create", "update", "replace", "start", "stop", "remove", "pull", "keep"]
@@ -52,7 +52,6 @@ class Step:
     )  # normal form to create, and to store as `desired`
     start: bool = False  # create and replace: run it afterwards
     start_first: bool = False  # replace: the new one runs before the old one ends
-    shared: frozenset[Published] = frozenset()  # replace, start first: ports that change hands
     pull: Pull = "missing"  # images
     platform: str = ""
     expected_id: str = ""
@@ -188,9 +187,8 @@ def _plan_existing(
     runs_after = {"started": True, "stopped": False, "present": actual.running}[wanted.state]
     if judged is Verdict.REPLACE:
         reason = ("recreate: always" if not difference else "") or _reason(difference)
-        first = actual.running and runs_after and wants_start_first(wanted, actual.options, target)
-        shared = _fixed(actual.options) & _fixed(target) if first else frozenset[Published]()
-        args = (difference, reason, wanted, target, runs_after, first, shared)
+        first = actual.running and runs_after and wants_start_first(wanted, target)
+        args = (difference, reason, wanted, target, runs_after, first)
         return [Step("container", wanted.name, "replace", *args)]
     steps: list[Step] = []
     if judged is Verdict.UPDATE:
@@ -228,26 +226,17 @@ def _reason(difference: Difference) -> str:
     return f"{listed} changed" + (" (the tag moved to another image)" if moved else "")
 
 
-def wants_start_first(wanted: WantedContainer, old: Options, new: Options) -> bool:
+def wants_start_first(wanted: WantedContainer, options: Options) -> bool:
     """Whether old and new run side by side until the new one is ready.
 
     By default only where that pays, with a fixed published port, and where it is safe: two generations
     that write to one volume may destroy it, and two that share the host's network want the same port.
-    A host port that is to lead to another container port cannot be handed over; `order` does not change that.
     """
-    held = {(ip, host): port for ip, host, port in fixed_ports(old.get("HostConfig.PortBindings"))}
-    taken = fixed_ports(new.get("HostConfig.PortBindings"))
-    if any(held.get((ip, host), port) != port for ip, host, port in taken):
-        return False
     if wanted.order != "auto":
         return wanted.order == "start-first"
-    if new.get("HostConfig.NetworkMode", "bridge") in ("host", "none"):
+    if options.get("HostConfig.NetworkMode", "bridge") in ("host", "none"):
         return False
-    return bool(taken) and not _writes_volumes(new)
-
-
-def _fixed(options: Options) -> frozenset[Published]:
-    return frozenset(fixed_ports(options.get("HostConfig.PortBindings")))
+    return bool(fixed_ports(options.get("HostConfig.PortBindings"))) and not _writes_volumes(options)
 
 
 def _writes_volumes(options: Options) -> bool:

@@ -62,8 +62,8 @@ def sockets_of(pid: int, ports: Iterable[int], states: Iterable[int]) -> int:
 async def until_ready(watch: Watch, id: str, *, timeout: float, ports: Iterable[int], strict: bool) -> None:
     """Return when it is healthy or, without a health check, runs for a moment and listens on its TCP ports.
 
-    strict: an end with code 0 and a port that nobody listens on are failures as well. Raises Unavailable that says what
-    the container did instead.
+    strict: an end with code 0 and a port that nobody listens on are failures as well. Raises Unavailable
+    that says what the container did instead.
     """
     begin = monotonic()
     ports = tuple(ports)
