@@ -9,7 +9,6 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 from longshore.storage.tarstream import (
@@ -39,12 +38,6 @@ class LayerError(Exception):
     """The layer asks for something that is refused, or breaks a limit."""
 
 
-@dataclass(slots=True)
-class Applied:
-    entries: int = 0
-    size: int = 0  # bytes of regular files
-
-
 class Applier:
     """Applies entries below `root`, an open directory that stays the caller's."""
 
@@ -52,11 +45,12 @@ class Applier:
         self._root = root
         self._max_entries = max_entries
         self._max_size = max_size
-        self.applied = Applied()
+        self.entries = 0
+        self.size = 0  # bytes of regular files
         self._open: list[tuple[bytes, int]] = []  # the path walked last: archives come in tree order
         self._times: dict[tuple[bytes, ...], int] = {}  # set when a directory is left: its entries change it
 
-    def apply(self, reader: TarReader) -> Applied:
+    def apply(self, reader: TarReader) -> None:
         """Everything. Raises LayerError, TarError or OSError and leaves the rubble to the caller."""
         try:
             for entry in reader:
@@ -69,14 +63,13 @@ class Applier:
             self._open.clear()
         if (mtime := self._times.get(())) is not None:
             os.utime(self._root, ns=(mtime, mtime))
-        return self.applied
 
     def _count(self, entry: Entry) -> None:
-        self.applied.entries += 1
-        self.applied.size += entry.size
-        if self.applied.entries > self._max_entries:
+        self.entries += 1
+        self.size += entry.size
+        if self.entries > self._max_entries:
             raise LayerError(f"layer has more than {self._max_entries} entries")
-        if self.applied.size > self._max_size:
+        if self.size > self._max_size:
             raise LayerError(f"layer unpacks to more than {self._max_size} bytes")
 
     def _entry(self, entry: Entry, reader: TarReader) -> None:

@@ -342,7 +342,7 @@ def write_archive(members: Iterable[Member], content: ContentStore) -> Iterator[
     for member in members:
         kind = DIRECTORY if member.content is None else REGULAR
         mode = 0o755 if member.content is None else 0o644
-        yield encode_header(Entry(member.name.encode(), kind, mode, stored=member.size))
+        yield encode_header(Entry(member.name.encode(), kind, mode=mode, stored=member.size))
         if isinstance(member.content, bytes):
             yield member.content
         elif member.content is not None:

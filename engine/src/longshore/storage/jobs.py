@@ -6,8 +6,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
 from longshore.errors import Internal, InvalidArgument, OutOfSpace
 
 # -I and -S: no site, no user directories, no environment; the path is ours, so that the worker finds exactly
@@ -15,42 +13,34 @@ from longshore.errors import Internal, InvalidArgument, OutOfSpace
 _BOOT = "import sys; sys.path[:] = {path!r}; from longshore.storage.worker import main; main()"
 
 
-class Result(msgspec.Struct, frozen=True):
-    """A worker's answer; `error` empty means success."""
+def run_worker(directory: Path, blob: int, task: str, *parameters: object) -> list[str]:
+    """Run one worker to its end; returns what the task results in.
 
-    error: str = ""
-    kind: str = ""
-    entries: int = 0
-    size: int = 0
-    diff_id: str = ""
-
-
-def run_worker(directory: Path, blob: int, task: str, **parameters: object) -> Result:
-    """Run one worker to its end. Blocks; raises InvalidArgument, OutOfSpace or Internal."""
-    job = {"task": task, "directory": str(directory), "blob": blob, **parameters}
-    command = [sys.executable, "-I", "-S", "-c", _BOOT.format(path=_import_path()), msgspec.json.encode(job)]
+    Blocks. Raises InvalidArgument, OutOfSpace or Internal.
+    """
+    boot = _BOOT.format(path=_import_path())
+    command = [sys.executable, "-I", "-S", "-c", boot, task, str(directory), str(blob), *map(str, parameters)]
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, pass_fds=(blob,), env={}, check=False
     )
-    try:
-        result = msgspec.json.decode(done.stdout, type=Result)
-    except msgspec.MsgspecError as cause:
-        last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        raise Internal(
-            "the layer worker died",
-            detail=f"exit status {done.returncode}: {last[:300] or 'it said nothing'}",
-        ) from cause
-    match result.kind:
-        case "":
+    kind, *result = done.stdout.decode("utf-8", "replace").split("\0")
+    match kind:
+        case "ok":
             return result
         case "invalid":
-            raise InvalidArgument("invalid layer", detail=result.error)
+            raise InvalidArgument("invalid layer", detail="".join(result))
         case "space":
             raise OutOfSpace(
                 "no space left on device", detail=str(directory.parent), hint="free space or prune images"
             )
+        case "system":
+            raise Internal(f"cannot {task} the layer", detail="".join(result))
         case _:
-            raise Internal(f"cannot {task} the layer", detail=result.error)
+            last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+            raise Internal(
+                "the layer worker died",
+                detail=f"exit status {done.returncode}: {last[:300] or 'it said nothing'}",
+            )
 
 
 def _import_path() -> Sequence[str]:

@@ -23,7 +23,7 @@ from longshore.oci.descriptor import OCI_LAYER_GZIP, Descriptor
 from longshore.oci.digest import Digest, parse_digest, sha256_of
 from longshore.storage.compression import LayerSink
 from longshore.storage.content import ContentStore, space_errors
-from longshore.storage.jobs import Result, run_worker
+from longshore.storage.jobs import run_worker
 from longshore.storage.leases import Leases
 from longshore.storage.trees import remove_tree
 from longshore.storage.whiteouts import OPAQUE_XATTR
@@ -108,15 +108,11 @@ class LayerStore:
             if self.has(diff_id):
                 return
             with self._content.open(blob) as file, self._new_directory() as directory:
-                result = run_worker(
-                    directory,
-                    file.fileno(),
-                    "unpack",
-                    diff_id=str(diff_id),
-                    max_entries=self._limits.entries,
-                    max_size=self._limits.max_size(self._content.size(blob)),
+                max_size = self._limits.max_size(self._content.size(blob))
+                entries, size = run_worker(
+                    directory, file.fileno(), "unpack", diff_id, self._limits.entries, max_size
                 )
-                self._publish(directory, diff_id, result)
+                self._publish(directory, diff_id, entries=int(entries), size=int(size))
 
     def commit_upper(self, upper: Path) -> tuple[Descriptor, Digest]:
         """Store an overlay's upper directory as a layer, packed and unpacked; `upper` is only read.
@@ -124,10 +120,10 @@ class LayerStore:
         The unpacked layer is made from the blob, not from `upper`, so it is what every other host will see.
         """
         with self._content.writer() as writer:
-            result = run_worker(upper, writer.fileno(), "pack")
+            (diff_id,) = run_worker(upper, writer.fileno(), "pack")
             digest = writer.commit_foreign()
             size = writer.written
-        return self._unpacked_layer(digest, size, parse_digest(result.diff_id))
+        return self._unpacked_layer(digest, size, parse_digest(diff_id))
 
     def commit_tar(
         self, write_tar: Callable[[Callable[[bytes], object]], object]
@@ -197,9 +193,9 @@ class LayerStore:
             if meta := self._load(path):
                 self._save(path, msgspec.structs.replace(meta, settled=True))
 
-    def _publish(self, directory: Path, diff_id: Digest, result: Result) -> None:
+    def _publish(self, directory: Path, diff_id: Digest, *, entries: int, size: int) -> None:
         name = self.name(diff_id)
-        meta = _Meta(str(diff_id), result.size, result.entries, self._boot)
+        meta = _Meta(str(diff_id), size, entries, self._boot)
         with space_errors(self._unpacked):
             self._save(self._meta / name, meta)
             directory.rename(self._unpacked / name)
@@ -235,7 +231,7 @@ class LayerStore:
         """The one lower directory of an image without layers."""
         if not self.has(EMPTY_LAYER):
             with self._new_directory() as directory:
-                self._publish(directory, EMPTY_LAYER, Result())
+                self._publish(directory, EMPTY_LAYER, entries=0, size=0)
 
     def _clean(self) -> None:
         """Remove what a crash or a power cut left."""

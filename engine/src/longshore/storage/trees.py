@@ -1,15 +1,17 @@
 """Walks over directory trees whose contents somebody else made: never through a link, any depth."""
 
 import os
-import secrets
 import stat
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # a worker that starts often imports this module
+    from pathlib import Path
 
 _FLAT = 32
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def remove_tree(path: Path) -> None:
+def remove_tree(path: "Path") -> None:
     """Delete a tree. Nothing happens when it is not there.
 
     A container may nest directories deeper than any path name, recursion limit or descriptor table. Below a
@@ -52,7 +54,7 @@ def _empty(top: int, directory: int, depth: int) -> bool:
         if not is_directory:
             _unlink(name, directory)
         elif depth >= _FLAT:
-            os.rename(name, secrets.token_hex(16), src_dir_fd=directory, dst_dir_fd=top)
+            os.rename(name, os.urandom(16).hex(), src_dir_fd=directory, dst_dir_fd=top)
             moved = True
         else:
             moved |= _remove_directory(top, name, directory, depth)
@@ -82,19 +84,19 @@ def _unlink(name: str, directory: int) -> None:
         pass  # overlayfs cleans its work directory at the same time
 
 
-def tree_size(path: Path) -> int:
+def tree_size(path: "Path") -> int:
     """Sum of the sizes of the regular files in a tree, a hard-linked one counted once; 0 without a tree.
 
     Works on a tree that is being changed; what vanishes meanwhile does not count.
     """
     total, seen = 0, set[tuple[int, int]]()
-    pending = [path]
+    pending = [os.fspath(path)]
     while pending:
         try:
             with os.scandir(pending.pop()) as entries:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
-                        pending.append(Path(entry.path))
+                        pending.append(entry.path)
                         continue
                     status = entry.stat(follow_symlinks=False)
                     key = (status.st_dev, status.st_ino)

@@ -1,19 +1,16 @@
 """The process that unpacks or packs one layer: confined to that layer's directory, with nothing else in sight.
 
-Started by `longshore.storage.jobs` as `python -I -S` with one JSON argument, so it costs little and imports only what
-is below. Before the first hostile byte is read it has the directory as its root in a mount namespace of its own, few
+Started by `longshore.storage.jobs` as `python -I -S` and imports only what is below, so it costs little. Before the first hostile byte is read it has the directory as its root in a mount namespace of its own, few
 capabilities, a memory limit, no descriptors but the blob's and an empty import path: a codec or module planted in a
 layer can neither be found nor run. It dies with the daemon.
 """
 
 import errno
 import hashlib
-import json
 import os
 import resource
-import signal
 import sys
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from longshore.kernel import capabilities, mounts, namespaces, processes
 from longshore.storage.apply import Applier, LayerError
@@ -21,6 +18,7 @@ from longshore.storage.compression import CompressionError, LayerSink, decompres
 from longshore.storage.pack import Packer
 from longshore.storage.tarstream import CHUNK, Source, TarError, TarReader
 
+_SIGKILL = 9  # importing signal would cost 5 ms
 MEMORY = 2 << 30  # address space; a zstd window and its buffers need about 400 MiB
 _KEPT = capabilities.mask(
     ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD", "CAP_SETFCAP", "CAP_SYS_ADMIN")
@@ -29,7 +27,7 @@ _KEPT = capabilities.mask(
 
 def confine(directory: str) -> int:
     """Make a directory the root of this process; returns it opened. There is no way back."""
-    processes.prctl(processes.PR_SET_PDEATHSIG, signal.SIGKILL)
+    processes.prctl(processes.PR_SET_PDEATHSIG, _SIGKILL)
     capabilities.last_capability()  # reads /proc, which is gone in a moment
     namespaces.unshare(namespaces.CLONE_NEWNS)
     mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
@@ -84,32 +82,35 @@ class VerifyingSource:
             raise LayerError(f"layer does not match its diff id: wanted {self._expected}, got {actual}")
 
 
-def unpack(root: int, job: dict[str, Any]) -> dict[str, object]:
-    source = VerifyingSource(decompressed(_File(job["blob"])), job["diff_id"])
-    applier = Applier(root, max_entries=job["max_entries"], max_size=job["max_size"])
-    applied = applier.apply(TarReader(source))
+def unpack(root: int, blob: int, diff_id: str, max_entries: str, max_size: str) -> tuple[object, ...]:
+    source = VerifyingSource(decompressed(_File(blob)), diff_id)
+    applier = Applier(root, max_entries=int(max_entries), max_size=int(max_size))
+    applier.apply(TarReader(source))
     source.finish()
-    return {"entries": applied.entries, "size": applied.size}
+    return (applier.entries, applier.size)
 
 
-def pack(root: int, job: dict[str, Any]) -> dict[str, object]:
-    sink = LayerSink(_File(job["blob"]))
+def pack(root: int, blob: int) -> tuple[object, ...]:
+    sink = LayerSink(_File(blob))
     Packer(sink).pack(root)
-    return {"diff_id": sink.finish()}
+    return (sink.finish(),)
 
 
 def main() -> NoReturn:
-    """Do the one job in argv[1]; say how it went as JSON on standard output."""
-    job: dict[str, Any] = json.loads(sys.argv[1])
+    """Do the one job that argv names: task, directory, descriptor of the blob, parameters of the task.
+
+    Says how it went on standard output, fields separated by zero bytes: "ok" and the task's results, or
+    "invalid", "space" or "system" and the reason.
+    """
+    _, task, directory, blob, *parameters = sys.argv
     try:
-        root = confine(job["directory"])
-        result = unpack(root, job) if job["task"] == "unpack" else pack(root, job)
+        root = confine(directory)
+        result = ("ok", *(unpack if task == "unpack" else pack)(root, int(blob), *parameters))
     except (LayerError, TarError, CompressionError) as error:
-        result = {"error": str(error), "kind": "invalid"}
+        result = ("invalid", error)
     except MemoryError:
-        result = {"error": f"layer needs more than {MEMORY} bytes of memory", "kind": "invalid"}
+        result = ("invalid", f"layer needs more than {MEMORY} bytes of memory")
     except OSError as error:
-        kind = "space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "system"
-        result = {"error": str(error), "kind": kind}
-    os.write(1, json.dumps(result).encode())
+        result = ("space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "system", error)
+    os.write(1, "\0".join(map(str, result)).encode("utf-8", "replace"))
     os._exit(0)  # nothing to tidy up, and interpreter shutdown costs 5 ms
