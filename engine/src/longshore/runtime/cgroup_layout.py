@@ -54,20 +54,10 @@ class Layout:
 
 
 _V1_NAMES = frozenset(
-    (
-        "cpu",
-        "cpuacct",
-        "cpuset",
-        "memory",
-        "devices",
-        "freezer",
-        "blkio",
-        "pids",
-        "net_cls",
-        "net_prio",
-        "hugetlb",
-    )
-    + ("perf_event", "rdma", "misc")
+    {
+        *("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids"),
+        *("net_cls", "net_prio", "hugetlb", "perf_event", "rdma", "misc"),
+    }
 )
 
 

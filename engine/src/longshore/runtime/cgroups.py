@@ -1,4 +1,5 @@
-# ruff: noqa: PTH - plain system calls: these run several times per container and pathlib costs more than they do
+# plain system calls: these run several times per container and pathlib costs more than they do
+# ruff: noqa: PTH102, PTH106
 """The cgroup driver: one container's group in every hierarchy, whatever versions the machine mixes.
 
 A layout is read from /proc once. In v1 and hybrid machines each controller lives in its hierarchy; in v2 there is

@@ -82,8 +82,7 @@ def _start_init(job: InitJob) -> NoReturn:
     except OSError:
         pass  # EDQUOT, or a kernel without keyrings: nothing can leak then either
     if plan.late_sysctls and proc_fd is not None:
-        if not channel.recv(1):
-            os._exit(1)
+        program.wait_for_permission(channel)
         rootfs.write_sysctls(proc_fd, plan.late_sysctls)
     program.finish(
         plan.process, root_fd, job.stdio, console, channel, job.seccomp, proc_fd, wait=not plan.late_sysctls

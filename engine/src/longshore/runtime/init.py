@@ -9,6 +9,7 @@ permission only right before execve(2).
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -21,9 +22,10 @@ from longshore.kernel import namespaces as ns
 from longshore.kernel.descriptors import close_quietly, receive, send
 from longshore.oci.runtime_spec import SECCOMP_ANNOTATION, Process, Spec
 from longshore.runtime import cgroups, child, seccomp_profile
+from longshore.runtime.cgroup_layout import layout
 from longshore.runtime.messages import Launch
 from longshore.runtime.plan import ContainerPlan, ProcessPlan, plan_container, plan_process
-from longshore.runtime.program import EXECUTING
+from longshore.runtime.program import EXECUTING, READY
 
 _PREFIX = (
     "failed to create task for container: failed to create shim task: OCI runtime create failed: longshore: "
@@ -70,6 +72,20 @@ class Init:
                 except OSError:
                     pass  # EPIPE: it has failed meanwhile and left its reason in the socket
                 _await_execution(channel, self.warnings, _PREFIX)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def wait_prepared(self) -> None:
+        """Wait until nothing but the program itself can go wrong. Raises like proceed."""
+        try:
+            while True:
+                data, _fds = receive(self._channel) if self._channel else (b"", [])
+                if data[:1] == READY:
+                    return
+                if data[:1] != child.WARNING:
+                    raise _failure(data, _PREFIX)
+                self.warnings.append(data[1:].decode())
         except BaseException:
             self.abandon()
             raise
@@ -146,6 +162,10 @@ def _open_stdio(*, terminal: bool, stdin: bool, output: bool) -> _Stdio:
         raise
 
 
+def _duplicate(fd: int) -> int:
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+
+
 def warm_up() -> None:
     """Compute once, before the zygote forks, what every container needs: layout, default filter, tables."""
     from longshore.runtime.warm import prepare
@@ -153,28 +173,32 @@ def warm_up() -> None:
     prepare()
 
 
-def spawn_init(launch: Launch) -> Init:
+def spawn_init(launch: Launch, *, stdio: tuple[int, int, int] | None = None) -> Init:
     """Fork the container's first process into its namespaces and cgroup.
 
     Returns as soon as the network namespace exists (with a tty: as soon as the console exists), so that the network
     is plugged in while the child still mounts its root; errors of the later steps come out of `Init.proceed`.
     Raises StartFailed, InvalidArgument or Unsupported; then everything made is undone.
     The caller's later children (os.fork) are born in the container's pid namespace.
+    `stdio`: descriptors to use as 0, 1 and 2 instead of new pipes; they stay the caller's.
     """
     plan = plan_container(launch)
     cgroup = cgroups.cgroup_path(launch.spec, launch.id)
     seccomp = _seccomp(launch.spec, plan.process)
     with ExitStack() as undo:
-        stdio = _open_stdio(terminal=plan.process.terminal, stdin=launch.stdin_open, output=True)
-        undo.callback(stdio.close)
+        if stdio is None:
+            pipes = _open_stdio(terminal=plan.process.terminal, stdin=launch.stdin_open, output=True)
+        else:
+            pipes = _Stdio(() if plan.process.terminal else tuple(map(_duplicate, stdio)))
+        undo.callback(pipes.close)
         joins = _open_joins(plan, undo)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         undo.callback(ours.close)
-        job = child.InitJob(plan, cgroup, cgroups.layout(), tuple(joins), stdio.theirs, theirs, seccomp)
+        job = child.InitJob(plan, cgroup, layout(), tuple(joins), pipes.theirs, theirs, seccomp)
         with theirs:
             pid = _fork(lambda: child.run_init(job))
         undo.callback(_kill_and_reap, pid, None)
-        stdio.close_theirs()
+        pipes.close_theirs()
         pidfd = os.pidfd_open(pid)
         undo.callback(os.close, pidfd)
         # The child makes its namespaces while we make its cgroup.
@@ -182,7 +206,7 @@ def spawn_init(launch: Launch) -> Init:
         warnings = cgroups.create(cgroup, launch.spec.linux.resources)
         send(ours, b"C")
         init = Init(
-            pid, pidfd, stdio.stdin_fd, stdio.stdout_fd, stdio.stderr_fd, cgroup=cgroup, warnings=warnings
+            pid, pidfd, pipes.stdin_fd, pipes.stdout_fd, pipes.stderr_fd, cgroup=cgroup, warnings=warnings
         )
         _receive_descriptors(ours, init, plan, undo)
         init._channel = ours  # pyright: ignore[reportPrivateUsage]
@@ -218,10 +242,11 @@ def spawn_exec(
     container_id: str,
     stdin: bool = False,
     output: bool = True,
+    stdio: tuple[int, int, int] | None = None,
 ) -> Execution:
     """Run one more process in the namespaces and cgroup of a running container; returns after its execve(2).
 
-    `stdin` false gives /dev/null, `output` false drops stdout and stderr (no descriptors).
+    `stdin` false gives /dev/null, `output` false drops stdout and stderr (no descriptors); `stdio` as in spawn_init.
     Raises StartFailed; then nothing is left behind.
     """
     plan = plan_process(process)
@@ -229,8 +254,11 @@ def spawn_exec(
     seccomp = _seccomp(spec, plan)
     kinds = _joined_kinds(spec)
     with ExitStack() as undo:
-        stdio = _open_stdio(terminal=plan.terminal, stdin=stdin, output=output)
-        undo.callback(stdio.close)
+        if stdio is None:
+            pipes = _open_stdio(terminal=plan.terminal, stdin=stdin, output=output)
+        else:
+            pipes = _Stdio(() if plan.terminal else tuple(map(_duplicate, stdio)))
+        undo.callback(pipes.close)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         undo.callback(ours.close)
         try:
@@ -238,14 +266,14 @@ def spawn_exec(
             ns.setns(init_pidfd, ns.CLONE_NEWPID)
         except OSError as error:
             raise StartFailed(f"{_EXEC_PREFIX}container is not running", errno=error.errno or 0) from error
-        job = child.ExecJob(plan, cgroup, init_pidfd, kinds, stdio.theirs, theirs, seccomp)
+        job = child.ExecJob(plan, cgroup, init_pidfd, kinds, pipes.theirs, theirs, seccomp)
         with theirs:
             pid = _fork(lambda: child.run_exec(job))
         undo.callback(_kill_and_reap, pid, None)
-        stdio.close_theirs()
+        pipes.close_theirs()
         pidfd = os.pidfd_open(pid)
         undo.callback(os.close, pidfd)
-        execution = Execution(pid, pidfd, stdio.stdin_fd, stdio.stdout_fd, stdio.stderr_fd)
+        execution = Execution(pid, pidfd, pipes.stdin_fd, pipes.stdout_fd, pipes.stderr_fd)
         if plan.terminal:
             data, fds = receive(ours)
             if data[:1] != child.CONSOLE:
@@ -352,7 +380,7 @@ def _await_execution(channel: socket.socket, warnings: list[str], prefix: str) -
             executing = True
         elif kind == child.WARNING:
             warnings.append(data[1:].decode())
-        else:
+        elif kind != READY:
             raise _failure(data, prefix)
 
 

@@ -121,3 +121,8 @@ def plan_mount(mount: Mount) -> MountPlan:
         propagation=propagation,
         propagation_recursive=propagation_recursive,
     )
+
+
+def known_words() -> list[str]:
+    """All words that mean something, for `features`."""
+    return sorted({*_ATTRIBUTES, *_RECURSIVE, *_PROPAGATION, "bind", "rbind", "defaults"})

@@ -1,4 +1,5 @@
-# ruff: noqa: PTH - no pathlib between fork and exec: every page that it touches is copied
+# no pathlib between fork and exec: every page that it touches is copied
+# ruff: noqa: PTH109, PTH116
 """The last steps of a forked child: limits, identity, working directory, program. Runs inside the container.
 
 The order matters and is the same for init and exec. Nothing here imports, decodes by codec name or asks NSS.
@@ -25,10 +26,10 @@ from longshore.runtime.rootfs import write_proc
 from longshore.runtime.steps import Doing, words
 from longshore.runtime.users import Identity, home_of, resolve_user
 
+READY = b"R"  # told before waiting for permission
 EXECUTING = b"X"  # told to the parent right before execve(2): a silence after it is success
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_OS_ERRNO_OF_RAISE = (errno.EPERM, errno.EINVAL)
 
 
 def become_child(keep: tuple[int, ...]) -> None:
@@ -270,6 +271,13 @@ def _fork_under_init(channel: socket.socket) -> None:
                 os._exit(code if code >= 0 else 128 - code)
 
 
+def wait_for_permission(channel: socket.socket) -> None:
+    """Ends the process when the monitor is gone."""
+    channel.send(READY)
+    if not channel.recv(1):
+        os._exit(1)
+
+
 def finish(
     plan: ProcessPlan,
     root_fd: int,
@@ -295,8 +303,8 @@ def finish(
     change_directory(cwd, plan.cwd)
     os.close(cwd)
     program = find_program(plan.args[0], environment)
-    if wait and not channel.recv(1):
-        os._exit(1)  # the monitor is gone
+    if wait:
+        wait_for_permission(channel)
     execute(plan, identity, environment, program, channel, seccomp)
 
 

@@ -26,7 +26,8 @@ from longshore.kernel.libc import MACHINE
 from longshore.kernel.seccomp import SECCOMP_FILTER_FLAG_LOG
 from longshore.oci.runtime_spec import Seccomp, SyscallArgument, SyscallRule
 
-# ruff: noqa: SIM905 - three hundred names read better without their quotes
+# three hundred names read better without their quotes
+# ruff: noqa: SIM905
 
 CACHE = Path("/var/cache/longshore/seccomp")
 _GENERATION = 1  # of the compiler's settings below; part of the digest

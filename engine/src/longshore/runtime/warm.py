@@ -2,7 +2,8 @@
 
 from longshore.errors import Unsupported
 from longshore.kernel import capabilities
-from longshore.runtime import cgroups, seccomp_profile
+from longshore.runtime import seccomp_profile
+from longshore.runtime.cgroup_layout import layout
 
 # The Docker Engine's default set, also ours: its filter is the one that most containers need.
 DEFAULT_CAPABILITIES = (
@@ -14,7 +15,7 @@ DEFAULT_CAPABILITIES = (
 
 def prepare() -> None:
     """Fill the caches. Without libseccomp a container that wants a filter says so itself."""
-    cgroups.layout()
+    layout()
     capabilities.last_capability()
     try:
         seccomp_profile.default_program(capabilities.mask(DEFAULT_CAPABILITIES))
