@@ -29,7 +29,7 @@ def test_state_is_replaced_and_cleaned(tmp_path: Path) -> None:
     folder = tmp_path / "state"
     folder.mkdir()
     for started in ("", "now"):
-        state = RunState("id", 1, 2, 3, 4, started_at=started)
+        state = RunState("id", 1, 2, 3, 4, "/longshore/x", started_at=started)
         records.write_state(str(folder), state)
         assert records.read_state(str(folder)) == state
     records.clean_state(str(folder))

@@ -21,10 +21,8 @@ from longshore.errors import (
     Unavailable,
     Unsupported,
 )
-from longshore.oci.runtime_spec import Linux, Spec
-from longshore.runtime import records, wire
+from longshore.runtime import cgroups, records, wire
 from longshore.runtime.async_wire import connect_control, receive_body
-from longshore.runtime.init import remove_cgroups
 from longshore.runtime.logwriter import now_text
 from longshore.runtime.messages import (
     Attach,
@@ -102,8 +100,6 @@ class Monitor:
         state_dir: str,
         exit_path: str,
         watch: socket.socket,
-        *,
-        cgroups_path: str = "",
     ) -> None:
         """Use `Zygote.launch()` or `reconnect()`."""
         self.id = container_id
@@ -117,7 +113,6 @@ class Monitor:
         """Ids of the execs that were running when a `reconnect()` found this monitor."""
         self._state_dir = state_dir
         self._exit_path = exit_path
-        self._cgroups_path = cgroups_path
         self._watch = watch
         self._splitter = wire.Splitter()
         self._descriptors: list[int] = []
@@ -308,9 +303,7 @@ class Monitor:
             else:
                 self._rewatch(watch)
                 return
-        record = await asyncio.to_thread(
-            end_of_dead_monitor, self.id, self._state_dir, self._exit_path, self._cgroups_path
-        )
+        record = await asyncio.to_thread(end_of_dead_monitor, self._state_dir, self._exit_path)
         for future in (self._created, self._started):
             if not future.done():
                 future.set_exception(lost)
@@ -359,12 +352,9 @@ async def reconnect(container_id: str, state_dir: str, exit_path: str) -> Monito
         watch = await connect_control(state_dir)
     except OSError:
         if state is not None:
-            await asyncio.to_thread(
-                end_of_dead_monitor, container_id, state_dir, exit_path, state.cgroups_path
-            )
+            await asyncio.to_thread(end_of_dead_monitor, state_dir, exit_path)
         return None
-    cgroups_path = state.cgroups_path if state else ""
-    monitor = Monitor(container_id, state_dir, exit_path, watch, cgroups_path=cgroups_path)
+    monitor = Monitor(container_id, state_dir, exit_path, watch)
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             monitor.watch()
@@ -384,7 +374,7 @@ async def reconnect(container_id: str, state_dir: str, exit_path: str) -> Monito
     return monitor
 
 
-def end_of_dead_monitor(container_id: str, state_dir: str, exit_path: str, cgroups_path: str) -> Exited:
+def end_of_dead_monitor(state_dir: str, exit_path: str) -> Exited:
     """Clean up after a monitor that died without telling the end; returns the record, then also on disk.
 
     Kills what is left of the container, removes its cgroups and the state folder. Twice is fine. Blocks for up
@@ -393,8 +383,8 @@ def end_of_dead_monitor(container_id: str, state_dir: str, exit_path: str, cgrou
     state = records.read_state(state_dir)
     if state is not None:
         _kill(state.init_pid, state.init_start)
-        # Its own cgroups only: an unknown path would mean somebody else's
-        remove_cgroups(Spec(linux=Linux(cgroups_path=state.cgroups_path or cgroups_path)), container_id)
+        cgroups.kill_all(state.cgroup)
+        cgroups.remove(state.cgroup)
     record = read_exit(exit_path)
     if record is None:
         record = Exited(128 + signal.SIGKILL, now_text(), error=MONITOR_DIED)

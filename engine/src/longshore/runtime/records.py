@@ -26,7 +26,7 @@ class RunState(msgspec.Struct, frozen=True):
     pid_start: int
     init_pid: int
     init_start: int
-    cgroups_path: str = ""
+    cgroup: str  # below each hierarchy
     started_at: str = ""
 
 

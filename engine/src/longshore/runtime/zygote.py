@@ -19,7 +19,6 @@ from typing import NoReturn
 
 import msgspec
 
-from longshore.errors import EngineError
 from longshore.runtime import wire
 from longshore.runtime.init import warm_up
 from longshore.runtime.messages import Failed, FromMonitor
@@ -98,14 +97,15 @@ def become_monitor(body: bytes, watch: socket.socket) -> NoReturn:
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # its children's statuses are wanted
         _set_name(b"longshore-mon")
-        launch = wire.launch_decoder.decode(body)
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         os.dup2(null, 2)  # the daemon's terminal or journal may go away
         os.close(null)
         gc.enable()
-        run_monitor(launch, watch)
-    except (EngineError, msgspec.MsgspecError) as error:
-        _tell_failed(watch, Failed("the launch message is invalid", detail=str(error)))
+        run_monitor(body, watch)
+    except msgspec.MsgspecError as error:
+        _tell_failed(
+            watch, Failed("the launch message is invalid", detail=str(error), kind="InvalidArgument")
+        )
     except BaseException:
         # The process boundary: a defect of ours ends this one run, and the daemon learns why
         _tell_failed(watch, Failed("the monitor failed", detail=traceback.format_exc(limit=-3)))

@@ -158,8 +158,7 @@ class Zygote:
                 except BaseException:
                     ours.close()
                     raise
-        cgroups_path = launch.spec.linux.cgroups_path
-        return Monitor(launch.id, launch.state_dir, launch.exit_path, ours, cgroups_path=cgroups_path)
+        return Monitor(launch.id, launch.state_dir, launch.exit_path, ours)
 
     async def _alive(self) -> bool:
         async with self._lock:

@@ -10,9 +10,10 @@ import struct
 import termios
 from dataclasses import dataclass
 
-from longshore.errors import Conflict, EngineError, StartFailed
+import msgspec
+
+from longshore.errors import EngineError
 from longshore.runtime import cgroups, records
-from longshore.runtime.init import Init, remove_cgroups, spawn_exec, spawn_init
 from longshore.runtime.logwriter import LogWriter, now_text
 from longshore.runtime.messages import (
     Attach,
@@ -24,7 +25,7 @@ from longshore.runtime.messages import (
     Exited,
     Failed,
     FromMonitor,
-    Launch,
+    LogTarget,
     Resize,
     Signal,
     Start,
@@ -33,6 +34,7 @@ from longshore.runtime.messages import (
     ToMonitor,
     Watch,
 )
+from longshore.runtime.monitor.launcher import Launcher, Spawned, failed, launch_exec, launch_init
 from longshore.runtime.monitor.loop import IN, Loop
 from longshore.runtime.monitor.peer import Peer
 from longshore.runtime.monitor.streams import Stdio
@@ -53,10 +55,17 @@ def exit_code(status: int) -> int:
     return code if code >= 0 else 128 - code
 
 
-def failed(error: EngineError) -> Failed:
-    """The message for an error; `client.py` makes the error again from it."""
-    number = error.errno if isinstance(error, StartFailed) else 0
-    return Failed(error.what, number, error.detail, error.hint, type(error).__name__)
+class Head(msgspec.Struct, frozen=True, tag="launch"):
+    """What the monitor itself needs of a `Launch`. The rest is decoded by launchers only."""
+
+    id: str
+    state_dir: str
+    exit_path: str
+    log: LogTarget | None = None
+    stdin_once: bool = False
+
+
+_head_decoder = msgspec.json.Decoder(Head)
 
 
 @dataclass(slots=True)
@@ -71,14 +80,18 @@ class RunningExec:
 class Monitor:
     """`run()` returns when the container has ended and everything about it is told and written."""
 
-    def __init__(self, launch: Launch, watch: socket.socket) -> None:
-        self._launch = launch
+    def __init__(self, body: bytes, watch: socket.socket) -> None:
+        """`body`: an encoded `Launch`. Raises msgspec.MsgspecError when it is none."""
+        self._body = body
+        self._head = _head_decoder.decode(body)
         self._loop = Loop()
         self._watchers: list[Peer] = []
         self._connections: set[Peer] = set()
         self._execs: dict[str, RunningExec] = {}
         self._untold: dict[str, int] = {}
-        self._init: Init | None = None
+        self._launcher: Launcher | None = None
+        self._init: Spawned | None = None
+        self._pidfd = -1
         self._stdio: Stdio | None = None
         self._listener: socket.socket | None = None
         self._started_at = ""
@@ -89,69 +102,76 @@ class Monitor:
 
     def run(self) -> None:
         try:
-            self._create()
-        except EngineError as error:
-            self._give_up(failed(error))
-            return
+            problem = self._create()
         except OSError as error:
-            self._give_up(Failed("cannot create the container", error.errno or 0, str(error)))
+            problem = Failed(f"cannot create container {self._head.id}", error.errno or 0, str(error))
+        if problem is not None:
+            self._give_up(problem)
             return
         self._loop.run_until(lambda: self._over)
         if self._status is not None:
             self._finish(self._status)
-        elif self._init is not None:
-            self._loop.remove(self._init.pidfd)
-            self._init.abandon()
-            self._give_up(Failed("the container ended before it was started"))
+        elif self._record is None and not self._started_at and self._listener is not None:
+            self._give_up(Failed(f"container {self._head.id} ended before it was started"))
 
     def abort(self, reason: str) -> None:
         """A defect of ours showed: end the container rather than leave it without log and exit record."""
+        if self._launcher is not None:
+            self._launcher.end()
         if self._init is None:
             return
         try:
-            signal.pidfd_send_signal(self._init.pidfd, signal.SIGKILL)
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             while True:  # also the execs: the death of a pid namespace waits until they are reaped
                 os.wait()
         except (ProcessLookupError, ChildProcessError):
             pass
-        remove_cgroups(self._launch.spec, self._launch.id)
+        self._remove_cgroups()
         if self._started_at:
             self._record = Exited(128 + signal.SIGKILL, now_text(), error=reason)
-            records.write_exit(self._launch.exit_path, self._record)
+            records.write_exit(self._head.exit_path, self._record)
             self._clean()
             self._tell(self._record)
 
     # Creating and starting
 
-    def _create(self) -> None:
-        launch = self._launch
-        os.makedirs(launch.state_dir, mode=0o700, exist_ok=True)
-        records.remove_file(launch.exit_path)  # the last run's; must not be taken for this one's
-        log = LogWriter(launch.log) if launch.log else None
+    def _create(self) -> Failed | None:
+        head = self._head
+        self._launcher = launch_init(self._body)  # works while we prepare our part
+        os.makedirs(head.state_dir, mode=0o700, exist_ok=True)
+        records.remove_file(head.exit_path)  # the last run's; must not be taken for this one's
+        log = LogWriter(head.log) if head.log else None
         self._listener = self._listen()
-        init = self._init = spawn_init(launch)
+        init, descriptors = self._launcher.receive()
+        if not isinstance(init, Spawned):
+            return init if isinstance(init, Failed) else Failed("the launcher mixed up its messages")
+        self._init = init
+        fds = dict(zip(init.roles, descriptors, strict=True))
+        self._pidfd = fds["pid"]
         self._write_state()
-        self._stdio = Stdio(
-            self._loop,
-            stdin_fd=init.stdin_fd,
-            stdout_fd=init.stdout_fd,
-            stderr_fd=init.stderr_fd,
-            console_fd=init.console_fd,
-            log=log,
-            stdin_once=launch.stdin_once,
-        )
-        init.stdin_fd = init.stdout_fd = init.stderr_fd = init.console_fd = None  # owned by Stdio now
-        self._loop.add(init.pidfd, IN, self._init_died)
-        descriptors = [fd for fd in (init.netns_fd, init.netlink_fd) if fd is not None]
-        self._tell(Created(init.pid), descriptors)
-        for fd in descriptors:
+        self._stdio = self._make_stdio(fds, log=log, stdin_once=head.stdin_once)
+        self._loop.add(self._pidfd, IN, self._init_died)
+        network = [fds[role] for role in ("netns", "netlink") if role in fds]
+        self._tell(Created(init.pid), network)
+        for fd in network:
             os.close(fd)
-        init.netns_fd = init.netlink_fd = None
+        return None
+
+    def _make_stdio(self, fds: dict[str, int], *, log: LogWriter | None, stdin_once: bool) -> Stdio:
+        return Stdio(
+            self._loop,
+            stdin_fd=fds.get("stdin"),
+            stdout_fd=fds.get("stdout"),
+            stderr_fd=fds.get("stderr"),
+            console_fd=fds.get("console"),
+            log=log,
+            stdin_once=stdin_once,
+        )
 
     def _listen(self) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         # Through the folder's descriptor: sun_path holds only 107 bytes (unix(7))
-        folder = os.open(self._launch.state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        folder = os.open(self._head.state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             path = f"/proc/self/fd/{folder}/{records.SOCKET_NAME}"
             records.remove_file(path)
@@ -164,42 +184,42 @@ class Monitor:
         return listener
 
     def _write_state(self) -> None:
-        init = self._init
-        assert init is not None
+        assert self._init is not None
         records.write_state(
-            self._launch.state_dir,
+            self._head.state_dir,
             records.RunState(
-                id=self._launch.id,
+                id=self._head.id,
                 pid=os.getpid(),
                 pid_start=records.start_time(os.getpid()) or 0,
-                init_pid=init.pid,
-                init_start=records.start_time(init.pid) or 0,
-                cgroups_path=self._launch.spec.linux.cgroups_path,
+                init_pid=self._init.pid,
+                init_start=records.start_time(self._init.pid) or 0,
+                cgroup=self._init.cgroup,
                 started_at=self._started_at,
             ),
         )
 
     def _start(self) -> None:
-        if self._started_at:
+        if self._started_at or self._launcher is None:
             self._tell(Started(self._started_at))
             return
-        assert self._init is not None
         started_at = now_text()
-        self._loop.remove(self._init.pidfd)  # proceed() closes it when it fails
-        try:
-            self._init.proceed()
-        except EngineError as error:
-            self._init = None
-            self._give_up(failed(error))
+        answer = self._launcher.proceed()
+        if isinstance(answer, Failed):
+            self._give_up(answer)
             return
-        self._loop.add(self._init.pidfd, IN, self._init_died)
         self._started_at = started_at
         self._write_state()
-        self._tell(Started(started_at, tuple(self._init.warnings)))
+        self._tell(Started(started_at, answer.warnings))
+        self._launcher.end()  # from here on init is our child
+        self._launcher = None
 
     def _give_up(self, message: Failed) -> None:
         """End without an exit record: nothing ever ran."""
         self._over = True
+        if self._launcher is not None:
+            self._launcher.end()
+            self._launcher = None
+        self._init = None
         if self._stdio is not None:
             self._stdio.finish()
         self._clean()
@@ -209,14 +229,19 @@ class Monitor:
 
     def _init_died(self, _events: int) -> None:
         assert self._init is not None
-        if not self._started_at:  # killed while it waited: abandon() reaps it
+        if not self._started_at:  # killed while it waited: its launcher reaps it
             self._over = True
             return
         pid, status = os.waitpid(self._init.pid, os.WNOHANG)
         if pid:
-            self._loop.remove(self._init.pidfd)
+            self._loop.remove(self._pidfd)
             self._status = status
             self._over = True
+
+    def _remove_cgroups(self) -> None:
+        assert self._init is not None
+        cgroups.kill_all(self._init.cgroup)
+        cgroups.remove(self._init.cgroup)
 
     def _finish(self, status: int) -> None:
         assert self._init is not None and self._stdio is not None
@@ -224,7 +249,7 @@ class Monitor:
         oom = cgroups.oom_killed(self._init.cgroup)
         error = ""
         try:
-            remove_cgroups(self._launch.spec, self._launch.id)
+            self._remove_cgroups()
         except (EngineError, OSError) as problem:
             error = f"cannot remove the cgroups: {problem}"
         # With a pid namespace nobody is left. Without one the kill was just sent
@@ -233,7 +258,7 @@ class Monitor:
         self._stdio.finish()
         record = Exited(exit_code(status), finished_at, oom, error)
         try:
-            records.write_exit(self._launch.exit_path, record)
+            records.write_exit(self._head.exit_path, record)
         except OSError as problem:  # a full disk: the daemon, if there is one, still gets told
             record = Exited(record.code, finished_at, oom, f"cannot write the exit record: {problem}")
         self._record = record
@@ -251,7 +276,7 @@ class Monitor:
             self._loop.remove(self._listener.fileno())
             self._listener.close()
             self._listener = None
-        records.clean_state(self._launch.state_dir)
+        records.clean_state(self._head.state_dir)
 
     # Connections
 
@@ -312,10 +337,11 @@ class Monitor:
         if self._init is None or self._over:
             return
         try:
-            signal.pidfd_send_signal(self._init.pidfd, number)
-        except (ProcessLookupError, ValueError, OSError) as error:
-            # Dead already, or no such signal number: what the caller waits for is Exited
-            if isinstance(error, OSError) and error.errno not in (errno.ESRCH, errno.EINVAL):
+            signal.pidfd_send_signal(self._pidfd, number)
+        except ProcessLookupError:  # dead already: what the caller waits for is Exited
+            pass
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # no such signal number
                 raise
 
     def _resize(self, height: int, width: int, exec_id: str) -> None:
@@ -339,12 +365,11 @@ class Monitor:
     # Execs
 
     def _exec(self, peer: Peer, message: Exec) -> None:
-        try:
-            running = self._spawn_exec(message)
-        except EngineError as error:
-            peer.send(failed(error))
+        spawned = self._spawn_exec(message)
+        if isinstance(spawned, Failed):
+            peer.send(spawned)
             return
-        self._execs[message.id] = running
+        running = self._execs[message.id] = spawned
         self._loop.add(running.pidfd, IN, lambda _events: self._exec_died(message.id))
         peer.send(ExecStarted(running.pid))
         if message.attach and peer.open:
@@ -352,28 +377,21 @@ class Monitor:
             connection, first = peer.detach()
             running.stdio.attach(connection, stdin=message.stdin, stdout=True, stderr=True, first=first)
 
-    def _spawn_exec(self, message: Exec) -> RunningExec:
-        if self._init is None or not self._started_at or self._over:
-            raise Conflict(f"container {self._launch.id} is not running")
+    def _spawn_exec(self, message: Exec) -> RunningExec | Failed:
+        if not self._started_at or self._over:
+            return Failed(f"container {self._head.id} is not running", kind="Conflict")
         if message.id in self._execs:
-            raise Conflict(f"exec {message.id} runs already")
-        execution = spawn_exec(
-            self._init.pidfd,
-            self._launch.spec,
-            message.process,
-            container_id=self._launch.id,
-            stdin=message.attach and message.stdin,
-            output=message.attach,
-        )
-        stdio = Stdio(
-            self._loop,
-            stdin_fd=execution.stdin_fd,
-            stdout_fd=execution.stdout_fd,
-            stderr_fd=execution.stderr_fd,
-            console_fd=execution.console_fd,
-            stdin_once=True,
-        )
-        return RunningExec(execution.pid, execution.pidfd, stdio)
+            return Failed(f"exec {message.id} runs already", kind="Conflict")
+        try:
+            launcher = launch_exec(self._body, self._pidfd, message)
+            answer, descriptors = launcher.receive()
+            launcher.end()
+        except OSError as error:
+            return failed(error)
+        if not isinstance(answer, Spawned):
+            return answer if isinstance(answer, Failed) else Failed("the launcher mixed up its messages")
+        fds = dict(zip(answer.roles, descriptors, strict=True))
+        return RunningExec(answer.pid, fds["pid"], self._make_stdio(fds, log=None, stdin_once=True))
 
     def _exec_died(self, exec_id: str) -> None:
         running = self._execs[exec_id]
@@ -392,13 +410,12 @@ class Monitor:
         running.stdio.process_ended()
 
 
-def run_monitor(launch: Launch, watch: socket.socket) -> None:
-    """Be the monitor of this launch until its container has ended. Takes the connection over.
+def run_monitor(body: bytes, watch: socket.socket) -> None:
+    """Be the monitor of an encoded `Launch` until its container has ended. Takes the connection over.
 
-    The caller is a single-threaded process that may be spent on it: the container's pid namespace and
-    signal dispositions stay with it.
+    The caller is a single-threaded process of its own. Raises msgspec.MsgspecError when the message is none.
     """
-    monitor = Monitor(launch, watch)
+    monitor = Monitor(body, watch)
     try:
         monitor.run()
     except BaseException as error:

@@ -1,0 +1,172 @@
+"""Short-lived helpers of the monitor that start processes in the container.
+
+Planning a container touches a megabyte of the zygote's pages, which a process that did it would keep for as
+long as the container runs. So the monitor forks a launcher: that decodes the message, plans, forks the
+container's process, hands the descriptors over and exits. The container's process then becomes the monitor's
+own child, because the monitor is a "subreaper" (PR_SET_CHILD_SUBREAPER, prctl(2)) just while it has a launcher;
+later orphans of a container without a pid namespace go to the host's init as ever.
+"""
+
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+import msgspec
+
+from longshore.errors import EngineError, InvalidArgument, StartFailed
+from longshore.kernel.descriptors import receive, send
+from longshore.kernel.processes import PR_SET_CHILD_SUBREAPER, prctl
+from longshore.runtime import wire
+from longshore.runtime.init import Execution, Init, spawn_exec, spawn_init
+from longshore.runtime.messages import Exec, Failed, Launch
+
+_GO = b"G"
+
+
+class Spawned(msgspec.Struct, frozen=True, tag="spawned"):
+    """A process exists. `roles` names the descriptors that come along, in order."""
+
+    pid: int
+    roles: tuple[str, ...]
+    cgroup: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+class Proceeded(msgspec.Struct, frozen=True, tag="proceeded"):
+    """The container's program runs."""
+
+    warnings: tuple[str, ...] = ()
+
+
+_decoder = msgspec.json.Decoder[Spawned | Proceeded | Failed](Spawned | Proceeded | Failed)
+_encoder = msgspec.json.Encoder()
+
+
+def failed(error: BaseException) -> Failed:
+    """The message for an error; `monitor_client.error_from` makes the error again from it."""
+    if isinstance(error, EngineError):
+        number = error.errno if isinstance(error, StartFailed) else 0
+        return Failed(error.what, number, error.detail, error.hint, type(error).__name__)
+    if isinstance(error, OSError):
+        return Failed("cannot start the process", error.errno or 0, str(error))
+    return Failed("the launcher failed", detail="".join(traceback.format_exception(error)), kind="Internal")
+
+
+class Launcher:
+    """The handle of one launcher process."""
+
+    def __init__(self, work: Callable[[socket.socket], None]) -> None:
+        """Fork and let the child do `work(channel)`. Raises OSError."""
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._pid = os.fork()
+            if self._pid == 0:
+                self._channel.close()
+                _be_launcher(work, theirs)
+
+    def receive(self) -> tuple[Spawned | Proceeded | Failed, list[int]]:
+        """Wait for the next message and its descriptors."""
+        try:
+            data, descriptors = receive(self._channel)
+        except ConnectionResetError:
+            data, descriptors = b"", []
+        if not data:
+            return Failed(
+                "the process that starts the container died", hint="is the host short of memory?"
+            ), []
+        return _decoder.decode(data), descriptors
+
+    def proceed(self) -> Proceeded | Failed:
+        """Let the container's process execute its program."""
+        try:
+            self._channel.send(_GO)
+        except BrokenPipeError:
+            pass  # it is dead; receive() says so
+        message, _ = self.receive()
+        return message if isinstance(message, Proceeded) else _as_failed(message)
+
+    def end(self) -> None:
+        """Wait for the launcher's end; a process that was not let proceed is undone. Twice is fine."""
+        if self._pid:
+            self._channel.close()
+            os.waitpid(self._pid, 0)
+            self._pid = 0
+            prctl(PR_SET_CHILD_SUBREAPER, 0)
+
+
+def _as_failed(message: Spawned | Proceeded | Failed) -> Failed:
+    return (
+        message
+        if isinstance(message, Failed)
+        else Failed("the launcher mixed up its messages", kind="Internal")
+    )
+
+
+def launch_init(body: bytes) -> Launcher:
+    """A launcher that creates the container of a Launch message and then waits for `proceed()`."""
+
+    def work(channel: socket.socket) -> None:
+        init = spawn_init(_decode_launch(body))
+        send(channel, *_spawned(init, init.cgroup, init.warnings))
+        if not channel.recv(1):  # the monitor gave up or is dead
+            init.abandon()
+            return
+        init.proceed()
+        channel.send(_encoder.encode(Proceeded(tuple(init.warnings))))
+
+    return Launcher(work)
+
+
+def launch_exec(body: bytes, init_pidfd: int, request: Exec) -> Launcher:
+    """A launcher that starts one more process in the container of a Launch message."""
+
+    def work(channel: socket.socket) -> None:
+        launch = _decode_launch(body)
+        execution = spawn_exec(
+            init_pidfd,
+            launch.spec,
+            request.process,
+            container_id=launch.id,
+            stdin=request.attach and request.stdin,
+            output=request.attach,
+        )
+        send(channel, *_spawned(execution, "", execution.warnings))
+
+    return Launcher(work)
+
+
+def _decode_launch(body: bytes) -> Launch:
+    try:
+        return wire.launch_decoder.decode(body)
+    except msgspec.MsgspecError as error:
+        raise InvalidArgument("the launch message is invalid", detail=str(error)) from error
+
+
+def _spawned(process: Init | Execution, cgroup: str, warnings: list[str]) -> tuple[bytes, list[int]]:
+    pairs = [
+        ("pid", process.pidfd),
+        ("stdin", process.stdin_fd),
+        ("stdout", process.stdout_fd),
+        ("stderr", process.stderr_fd),
+        ("console", process.console_fd),
+    ]
+    if isinstance(process, Init):
+        pairs += [("netns", process.netns_fd), ("netlink", process.netlink_fd)]
+    present = [(role, fd) for role, fd in pairs if fd is not None]
+    message = Spawned(process.pid, tuple(role for role, _ in present), cgroup, tuple(warnings))
+    return _encoder.encode(message), [fd for _, fd in present]
+
+
+def _be_launcher(work: Callable[[socket.socket], None], channel: socket.socket) -> NoReturn:
+    try:
+        work(channel)
+    except BaseException as error:  # the process boundary: the monitor gets the reason, whatever it is
+        try:
+            channel.send(_encoder.encode(failed(error)))
+        except OSError:  # the monitor is dead
+            pass
+    finally:
+        os._exit(0)
