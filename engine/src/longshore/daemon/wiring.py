@@ -1,0 +1,107 @@
+"""Puts the engine together from the settings and takes it apart again, in the opposite order."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from longshore.core import containers as core
+from longshore.core.database import Database
+from longshore.core.doctor import Doctor
+from longshore.core.engine import Engine
+from longshore.core.events import EventBus
+from longshore.core.execs import Execs
+from longshore.core.images import Images
+from longshore.core.networks import Networks
+from longshore.core.system import System, SystemFacts
+from longshore.core.volumes import Volumes
+from longshore.daemon.puller import LazyRegistry
+from longshore.daemon.settings import Settings
+from longshore.network.manager import NetworkManager
+from longshore.network.model import NetworkSettings
+from longshore.runtime.client import Zygote
+from longshore.storage.content import ContentStore
+from longshore.storage.layers import LayerStore
+from longshore.storage.snapshots import Snapshots
+from longshore.storage.volumes import VolumeStore
+
+log = logging.getLogger("longshore.daemon")
+
+
+@dataclass(slots=True)
+class Parts:
+    """What the daemon itself holds of a running engine."""
+
+    engine: Engine
+    registry: LazyRegistry
+
+    def reload(self, settings: Settings) -> None:
+        """Take over what may change at run time."""
+        self.registry.insecure = settings.insecure_registries
+        self.engine.system.facts = facts_of(settings)
+
+
+def facts_of(settings: Settings) -> SystemFacts:
+    return SystemFacts(
+        data_root=Path(settings.data_root),
+        insecure_registries=settings.insecure_registries,
+        labels=settings.labels,
+        debug=settings.level == "debug",
+    )
+
+
+@asynccontextmanager
+async def compose(settings: Settings) -> AsyncGenerator[Parts]:
+    """The engine, restored: running containers are found again before anybody can ask.
+
+    Raises EngineError. On leaving, everything is let go and the containers run on.
+    """
+    data, run = Path(settings.data_root), Path(settings.exec_root)
+    async with AsyncExitStack() as stack:
+        database = Database(data / "longshore.db")
+        stack.callback(database.close)
+        events = EventBus()
+        content = ContentStore(data / "content")
+        layers = LayerStore(data / "layers", content)
+        registry = LazyRegistry(settings.insecure_registries)
+        images = Images(database, content, layers, events, registry)
+        stack.push_async_callback(images.close)
+        volumes = Volumes(database, VolumeStore(data / "volumes"), events)
+        manager = NetworkManager(NetworkSettings(bridge=settings.bridge, bip=settings.bip, mtu=settings.mtu))
+        networks = Networks(database, manager, events)
+        stack.push_async_callback(manager.close)
+        # The slow parts, at the same time: an interpreter that imports, a kernel that makes links.
+        zygote, _ = await asyncio.gather(Zygote.start(), networks.setup())
+        stack.push_async_callback(zygote.close)
+        parts = core.Parts(
+            store=core.ContainerStore(database),
+            images=images,
+            volumes=volumes,
+            networks=networks,
+            network=manager,
+            snapshots=Snapshots(data / "snapshots"),
+            layers_dir=layers.directory,
+            zygote=zygote,
+            events=events,
+            paths=core.Paths(data, run),
+            defaults=core.Defaults(dns=settings.dns, dns_search=settings.dns_search),
+        )
+        containers = core.Containers(parts)
+        stack.push_async_callback(containers.close)
+        execs = Execs(parts)
+        stack.push_async_callback(execs.close)
+        engine = Engine(
+            database=database,
+            events=events,
+            images=images,
+            networks=networks,
+            volumes=volumes,
+            containers=containers,
+            execs=execs,
+            system=System(parts, facts_of(settings)),
+            doctor=Doctor(data, networks.checks),
+        )
+        await containers.restore()
+        yield Parts(engine, registry)
