@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import re
 import socket
 import subprocess
 import threading
@@ -244,5 +245,5 @@ def state() -> tuple[str, ...]:
         *sorted(links),
         command("ip", "-4", "-o", "addr"),
         command("ip", "-4", "route"),
-        command("nft", "list", "ruleset"),
+        re.sub(r"packets \d+ bytes \d+", "", command("nft", "list", "ruleset")),
     )

@@ -15,7 +15,7 @@ from longshore.core.events import EventBus
 from longshore.core.filters import boolean, check_filters, label_filter, one_of
 from longshore.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unsupported
 from longshore.network import doctor
-from longshore.network.addresses import choose_subnet, parse_subnet
+from longshore.network.addresses import check_link_name, choose_subnet, parse_subnet
 from longshore.network.manager import BridgeNetwork, Endpoint, NetworkManager
 
 PREDEFINED = {"bridge": "bridge", "host": "host", "none": "null"}  # and their drivers
@@ -71,7 +71,7 @@ class NetworkRequest(msgspec.Struct, frozen=True, rename="pascal"):
     internal: bool = False
     attachable: bool = False
     ingress: bool = False
-    enable_i_pv6: bool = msgspec.field(default=False, name="EnableIPv6")
+    enable_ipv6: bool | None = msgspec.field(default=False, name="EnableIPv6")
     ipam: Addressing | None = msgspec.field(default=None, name="IPAM")
     options: dict[str, str] | None = None
     labels: dict[str, str] | None = None
@@ -213,7 +213,7 @@ class Networks:
         """Remove the user-defined networks that no container is set up for; returns their names."""
         given = check_filters(filters, _PRUNE_FILTERS)
         until = min((parse_moment(text, "until") for text in given.get("until", ())), default=0)
-        gone: list[str] = []
+        gone: _Names = []
         for network in [*self._networks.values()]:
             young = until and parse_rfc3339(network.created) >= until
             if network.predefined or young or self._used(network) or not _matches(network, given):
@@ -286,7 +286,7 @@ def plan_bridge(request: NetworkRequest, identity: str, taken: Iterable[IPv4Netw
     options = request.options or {}
     return BridgeNetwork(
         name=request.name,
-        bridge=options.get(NAME_OPTION) or f"br-{identity[:12]}",
+        bridge=check_link_name(options.get(NAME_OPTION) or f"br-{identity[:12]}"),
         subnet=str(subnet),
         gateway=str(_gateway(config.gateway, subnet)),
         mtu=_mtu(options),

@@ -47,6 +47,15 @@ def parse_subnet(text: str) -> IPv4Network:
     return network
 
 
+def check_link_name(name: str) -> str:
+    """The kernel's rules (dev_valid_name). Raises InvalidArgument."""
+    if not 0 < len(name.encode()) < 16 or name in (".", "..") or any(c in "/:" or c.isspace() for c in name):
+        raise InvalidArgument(
+            f"invalid bridge name {name!r}", hint="at most 15 characters, no slash, colon or space"
+        )
+    return name
+
+
 def mac_of(address: IPv4Address) -> str:
     """Docker's way: locally administered 02:42 and the address, so that an address never changes its MAC."""
     return "02:42:" + address.packed.hex(":")

@@ -17,7 +17,7 @@ from longshore.kernel import conntrack, netlink
 from longshore.kernel.netlink import Link, NetlinkError, NetlinkSocket
 from longshore.kernel.nft import Batch, NftSocket
 from longshore.network import beside, files
-from longshore.network.addresses import choose_subnet, mac_of, parse_interface
+from longshore.network.addresses import check_link_name, choose_subnet, mac_of, parse_interface
 from longshore.network.model import BridgeNetwork, Endpoint, PortMapping
 
 SYSCTL = Path("/proc/sys/net/ipv4")
@@ -77,7 +77,7 @@ class Host:
     def settle_bridge(self, request: BridgeRequest) -> BridgeNetwork:
         """Create the bridge or take over the one that is there; up, with an address. Twice is fine."""
         with explained(f"cannot set up bridge {request.bridge}"):
-            link = netlink.find_link(self.route, request.bridge)
+            link = netlink.find_link(self.route, check_link_name(request.bridge))
             if link is not None and link.kind != "bridge":
                 raise Conflict(
                     f"link {request.bridge} exists and is no bridge", hint="name another with --bridge"

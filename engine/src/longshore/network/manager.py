@@ -80,8 +80,7 @@ class NetworkManager:
         await self._run(host.forward)
         self._adopt(default)
         for network in others:
-            await self._run(host.settle_bridge, _as_request(network))
-            self._adopt(network)
+            await self._settle(host, network)
         if not await self._run(host.nft.has_table, self.table):
             await self._apply()
         self._watch = RuleWatch(self.table, self._repair, own_port=host.nft.port)
@@ -174,20 +173,26 @@ class NetworkManager:
     async def taken_subnets(self) -> list[IPv4Network]:
         return await self._run(self._need_host().taken)
 
-    async def create_network(self, network: BridgeNetwork) -> None:
-        """Raises Conflict when the subnet overlaps that of another network."""
+    async def _settle(self, host: Host, network: BridgeNetwork) -> BridgeNetwork:
+        settled = await self._run(host.settle_bridge, _as_request(network))
+        network = msgspec.structs.replace(network, mtu=settled.mtu)
+        self._adopt(network)
+        return network
+
+    async def create_network(self, network: BridgeNetwork) -> BridgeNetwork:
+        """Returns it with its real MTU. Raises Conflict when the subnet overlaps that of another network."""
         for other in self._networks.values():
             if IPv4Network(other.subnet).overlaps(IPv4Network(network.subnet)):
                 raise Conflict("Pool overlaps with other one on this address space", detail=other.name)
         host = self._need_host()
-        await self._run(host.settle_bridge, _as_request(network))
-        self._adopt(network)
+        network = await self._settle(host, network)
         try:
             await self._apply()
         except EngineError:
             self._forget(network.name)
             await self._run(host.delete_links, [network.bridge])
             raise
+        return network
 
     async def remove_network(self, name: str) -> None:
         """Raises Conflict while endpoints use it, NotFound."""
