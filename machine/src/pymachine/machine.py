@@ -90,6 +90,7 @@ class Machine:
     # changing it; the lock must be held
 
     def start(self) -> None:
+        self._need_whole()
         self.progress.say(f"Starting {self.name!r}")
         self.driver.start()
         self._after_boot()
@@ -103,6 +104,7 @@ class Machine:
         self.driver.kill()
 
     def restart(self) -> None:
+        self._need_whole()
         self.progress.say(f"Restarting {self.name!r}")
         self.driver.restart()
         self._after_boot()
@@ -170,7 +172,7 @@ class Machine:
             still_running=lambda: None,
             tick=lambda: self.progress.detail("waiting for sshd"),
         ).close()
-        if not self.has_engine or self.half_made():
+        if not self.has_engine:
             return
         server = self.files.server_certificate
         authority = self._authority().certificate
@@ -207,6 +209,10 @@ class Machine:
         """Raises Unsupported when the driver knows no login."""
         if not self.driver.has_ssh:
             raise self.driver.unsupported("log in to")
+
+    def _need_whole(self) -> None:
+        if unfinished := self.half_made():
+            raise Conflict(f"machine {self.name!r} is half made", detail=unfinished)
 
     def _need_engine(self) -> None:
         self.need_ssh()

@@ -260,6 +260,7 @@ def _negotiate(host: str, port: int, kinds: Sequence[str], timeout: float) -> pa
         transport.banner_timeout = timeout
         transport.get_security_options().key_types = [name for kind in kinds for name in _ALGORITHMS[kind]]
         transport.start_client(timeout=timeout)
+        transport.get_remote_server_key()  # start_client returns without a word when its time is up
     except IncompatiblePeer as cause:
         transport.close()
         raise HostKeyRefused(
