@@ -50,7 +50,7 @@ def human_age(seconds: float) -> str:
     ):
         if hours < limit:
             return f"{hours // divisor} {unit}"
-    return f"{seconds / 31536000:.0f} years"
+    return f"{seconds // 31536000} years"
 
 
 def age_of(created: int | float | str) -> str:

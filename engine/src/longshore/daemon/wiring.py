@@ -75,8 +75,9 @@ async def compose(settings: Settings) -> AsyncGenerator[Parts]:
         # The slow parts, at the same time: an interpreter that imports, a kernel that makes links.
         zygote, _ = await asyncio.gather(Zygote.start(), networks.setup())
         stack.push_async_callback(zygote.close)
+        paths = core.Paths(data, run)
         parts = core.Parts(
-            store=core.ContainerStore(database),
+            store=core.ContainerStore(database, paths),
             images=images,
             volumes=volumes,
             networks=networks,
@@ -85,7 +86,7 @@ async def compose(settings: Settings) -> AsyncGenerator[Parts]:
             layers_dir=layers.directory,
             zygote=zygote,
             events=events,
-            paths=core.Paths(data, run),
+            paths=paths,
             defaults=core.Defaults(dns=settings.dns, dns_search=settings.dns_search),
         )
         containers = core.Containers(parts)
