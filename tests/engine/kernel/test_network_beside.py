@@ -4,10 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from network_lab import (
     HOST,
     NEIGHBOUR,
+    Machine,
     Server,
+    Space,
     ask,
     command,
     isolated,
@@ -21,8 +24,9 @@ from network_lab import (
 from longshore.core.database import Database
 from longshore.core.events import EventBus
 from longshore.core.networks import NetworkRequest, Networks
+from longshore.errors import NotFound
 from longshore.network import doctor
-from longshore.network.manager import NetworkManager, NetworkSettings, PortMapping
+from longshore.network.manager import BridgeNetwork, NetworkManager, NetworkSettings, PortMapping
 
 pytestmark = needs_root
 
@@ -41,14 +45,14 @@ def dockerd_rules(*, closing_return: bool) -> None:
         command("iptables", "-w", *rule.split())
 
 
-async def works_both_ways(container_port: int, host: object, other: object) -> bool:
-    one = host.containers[0]  # type: ignore[attr-defined]
-    server = Server("out", other, 9000)  # type: ignore[arg-type]
+async def works_both_ways(port: int, host: Machine, other: Space) -> bool:
+    one = host.containers[0]
+    server = Server("out", other, 9000)
     try:
         outwards = await ask(NEIGHBOUR, 9000, one.space, timeout=0.3)
     finally:
         server.close()
-    inwards = await ask(HOST, container_port, other, timeout=0.3)  # type: ignore[arg-type]
+    inwards = await ask(HOST, port, other, timeout=0.3)
     return bool(outwards) and bool(inwards)
 
 
@@ -56,28 +60,27 @@ def statuses() -> dict[str, str]:
     return {finding.check: finding.status for finding in doctor.examine("longshore", ["longshore0"])}
 
 
-def test_beside_dockerd() -> None:
+@pytest.mark.parametrize("closing_return", [True, False])
+def test_beside_dockerd(closing_return: bool) -> None:
     async def test() -> None:
-        for closing_return in (True, False):
-            with neighbour() as other:
-                dockerd_rules(closing_return=closing_return)
-                command("iptables", "-w", "-I", "DOCKER-USER", "-s", "203.0.113.0/24", "-j", "DROP")
-                before = state()
-                async with machine() as host:
-                    await host.start("one", PortMapping(80, host_port=8080))
-                    assert await works_both_ways(8080, host, other)
-                    assert statuses()["firewall"] == "ok"
-                    # iptables must still understand the table, or dockerd could not work any more
-                    listed = command("iptables", "-w", "-S", "DOCKER-USER").splitlines()
-                    assert "-s 203.0.113.0/24 -j DROP" in listed[1]  # the owner's rules come first
-                    assert "-i longshore0" in listed[2] and "-o longshore0" in listed[3]
-                    assert len(listed) == 4 + closing_return
-                    # unpublished ports stay closed although DOCKER-USER accepts
-                    other.command("ip", "route", "add", "172.30.0.0/16", "via", HOST)
-                    assert await ask("172.30.0.2", 80, other, timeout=0.3) == ""
-                    await host.stop(host.containers[0])
-                assert state() == before
-                command("nft", "flush", "ruleset")
+        with neighbour() as other:
+            dockerd_rules(closing_return=closing_return)
+            command("iptables", "-w", "-I", "DOCKER-USER", "-s", "203.0.113.0/24", "-j", "DROP")
+            before = state()
+            async with machine() as host:
+                await host.start("one", PortMapping(80, host_port=8080))
+                assert await works_both_ways(8080, host, other)
+                assert statuses()["firewall"] == "ok"
+                # iptables must still understand the table, or dockerd could not work any more
+                listed = command("iptables", "-w", "-S", "DOCKER-USER").splitlines()
+                assert "-s 203.0.113.0/24 -j DROP" in listed[1]  # the owner's rules come first
+                assert "-i longshore0" in listed[2] and "-o longshore0" in listed[3]
+                assert len(listed) == 4 + closing_return
+                # unpublished ports stay closed although DOCKER-USER accepts
+                other.command("ip", "route", "add", "172.30.0.0/16", "via", HOST)
+                assert await ask("172.30.0.2", 80, other, timeout=0.3) == ""
+                await host.stop(host.containers[0])
+            assert state() == before
 
     isolated(test)
 
@@ -134,7 +137,8 @@ def test_without_net_admin_the_error_says_so() -> None:
     program = """
 import asyncio
 from longshore.errors import Unsupported
-from longshore.network.manager import NetworkManager, NetworkSettings
+from longshore.errors import NotFound
+from longshore.network.manager import BridgeNetwork, NetworkManager, NetworkSettings
 async def main():
     manager = NetworkManager(NetworkSettings())
     try:
@@ -173,6 +177,20 @@ def test_networks_are_the_same_after_a_restart(tmp_path: Path) -> None:
         assert await second.prune() == ["blue"]
         await manager.close(remove=True)
         database.close()
+        assert state() == before
+
+    isolated(test)
+
+
+def test_no_default_network() -> None:
+    async def test() -> None:
+        before = state()
+        async with machine(NetworkSettings(bridge="none")) as host:
+            with pytest.raises(NotFound):
+                await host.start("one")
+            await host.manager.create_network(BridgeNetwork("blue", "br-blue", "10.8.0.0/24", "10.8.0.1"))
+            assert (await host.start("one", network="blue")).endpoint.ip == "10.8.0.2"
+        assert "none" not in command("ip", "link")
         assert state() == before
 
     isolated(test)

@@ -16,7 +16,7 @@ from longshore.core.filters import boolean, check_filters, label_filter, one_of
 from longshore.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unsupported
 from longshore.network import doctor
 from longshore.network.addresses import check_link_name, choose_subnet, parse_subnet
-from longshore.network.manager import BridgeNetwork, Endpoint, NetworkManager
+from longshore.network.manager import NO_BRIDGE, BridgeNetwork, Endpoint, NetworkManager
 
 PREDEFINED = {"bridge": "bridge", "host": "host", "none": "null"}  # and their drivers
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
@@ -110,7 +110,12 @@ class Networks:
         prefer = str(last.bridge.address) if last and last.bridge else ""
         await self.manager.setup(prefer=prefer, networks=own)
         for name, driver in PREDEFINED.items():
-            bridge = self.manager.network(name) if name == "bridge" else None
+            bridge = None
+            if name == "bridge":
+                if self.manager.settings.bridge == NO_BRIDGE:
+                    self._networks.pop(name, None)  # its id stays in the database
+                    continue
+                bridge = self.manager.network(name)
             known = self._networks.get(name)
             if known is None:
                 known = Network(secrets.token_hex(32), name, driver, now())

@@ -33,6 +33,7 @@ from longshore.network.ports import HostPort, Ports, host_port
 from longshore.network.watch import RuleWatch
 
 __all__ = [
+    "NO_BRIDGE",
     "BridgeNetwork",
     "Endpoint",
     "EndpointRequest",
@@ -43,6 +44,7 @@ __all__ = [
 ]
 
 DEFAULT = "bridge"
+NO_BRIDGE = "none"  # as the name of the bridge: no default network
 REAP_AFTER = 1.0  # seconds; a dead namespace takes its links along, in batches, so most are gone by then
 
 P = ParamSpec("P")
@@ -76,9 +78,9 @@ class NetworkManager:
         request = BridgeRequest(DEFAULT, self.settings.bridge, self.settings.bip, prefer, self.settings.mtu)
         others = list(networks)
         self._host = host = await self._run(Host, self.table)
-        default = await self._run(host.settle_bridge, request)
+        if self.settings.bridge != NO_BRIDGE:
+            self._adopt(await self._run(host.settle_bridge, request))
         await self._run(host.forward)
-        self._adopt(default)
         for network in others:
             await self._settle(host, network)
         if not await self._run(host.nft.has_table, self.table):
