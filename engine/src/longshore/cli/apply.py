@@ -27,13 +27,31 @@ def apply_command(file: str, dry_run: bool, as_json: bool) -> None:
         wanted["dry_run"] = True
     failed = False
     for message in client().request("POST", "/longshore/v1/apply", None, wanted).lines():
-        failed = failed or "error" in message
-        click.echo(json.dumps(message) if as_json else _line(message))
+        failed = failed or message.get("type") == "error" or bool(message.get("failed"))
+        for line in [json.dumps(message)] if as_json else _lines(message):
+            click.echo(line)
     if failed:
         raise click.exceptions.Exit(1)
 
 
-def _line(message: dict[str, Any]) -> str:
-    if "error" in message:
-        return f"error: {message['error']}"
-    return "  ".join(f"{key}={json.dumps(value)}" for key, value in message.items())
+def _lines(message: dict[str, Any]) -> list[str]:
+    """The plan, then what is worth reading of each step; docs/reference/apply.md has the messages."""
+    kind = message.get("type")
+    if kind == "plan":
+        return [
+            f"{number}: {step['action']} {step['kind']} {step['name']}"
+            + (f" ({step['reason']})" if step["reason"] else "")
+            for number, step in enumerate(message["steps"])
+        ]
+    if kind == "step":
+        text = message.get("message", "")
+        if message["status"] == "running":
+            return [f"{message['index']}: {text}"] if text else []
+        took = f"{message['index']}: {message['status']} after {message['seconds']:.1f} s"
+        return [f"{took}: {text}" if text else took]
+    if kind == "result":
+        failed = message["failed"]
+        return [
+            f"failed: {failed['message']}" if failed else "changed" if message["changed"] else "nothing to do"
+        ]
+    return [f"error: {message.get('message', message)}"]
