@@ -1,5 +1,7 @@
 """Fixtures: a store, the command line in a process of its own, and a real sshd on a high port."""
 
+import contextlib
+import io
 import json
 import os
 import socket
@@ -17,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from pymachine.keys import make_key_pair, parse_host_keys
+from pymachine.main import main
 from pymachine.store import Store
 
 SSHD = Path("/usr/sbin/sshd")
@@ -37,18 +40,47 @@ class Output:
 Cli = Callable[..., Output]
 
 
+_EXECS = ("ssh", "scp")  # these replace the process by the system's program
+
+
 @pytest.fixture
-def cli(tmp_path: Path) -> Cli:
-    """Run `pymachine` against a store below tmp_path, with a home of its own and nothing else from outside."""
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Run `pymachine` against a store below tmp_path, with a home of its own and nothing else from outside.
+
+    In this process, as starting Python costs more than most commands; those that exec get their own.
+    """
+    home = tmp_path / "home"
+    home.mkdir()
+    clean = {"PATH": os.environ["PATH"], "HOME": str(home), "PYMACHINE_STORAGE_PATH": str(tmp_path / "store")}
 
     def run(*arguments: str, stdin: str = "", **variables: str) -> Output:
-        (tmp_path / "home").mkdir(exist_ok=True)
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(tmp_path / "home"),
-            "PYMACHINE_STORAGE_PATH": str(tmp_path / "store"),
-            **variables,
-        }
+        environment = {**clean, **variables}
+        inside = not (arguments and arguments[0] in _EXECS)
+        output = _inside(arguments, stdin, environment) if inside else _outside(arguments, stdin, environment)
+        assert "Traceback" not in output.err
+        assert "internal error" not in output.err
+        return output
+
+    def _inside(arguments: tuple[str, ...], stdin: str, environment: dict[str, str]) -> Output:
+        out, err = io.StringIO(), io.StringIO()
+        umask = os.umask(0o022)
+        with monkeypatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            for name in os.environ:
+                patch.delenv(name)
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            patch.chdir(tmp_path)
+            patch.setattr(sys, "stdin", io.StringIO(stdin))
+            try:
+                with pytest.raises(SystemExit) as end:
+                    main(arguments)
+            finally:
+                os.umask(umask)
+        code = end.value.code
+        assert isinstance(code, int)
+        return Output(code, out.getvalue(), err.getvalue())
+
+    def _outside(arguments: tuple[str, ...], stdin: str, environment: dict[str, str]) -> Output:
         done = subprocess.run(
             [sys.executable, "-m", "pymachine", *arguments],
             env=environment,
@@ -59,7 +91,6 @@ def cli(tmp_path: Path) -> Cli:
             check=False,
             cwd=tmp_path,
         )
-        assert "Traceback" not in done.stderr
         return Output(done.returncode, done.stdout, done.stderr)
 
     return run

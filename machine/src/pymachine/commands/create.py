@@ -13,17 +13,19 @@ from pymachine.names import parse_name
 from pymachine.record import BUNDLE_CACHE, ENGINE_PORT, EngineOptions
 
 DEFAULT_DRIVER = "local"
+_FLAGS = "pymachine.driver-flags"
 
 
 class CreateCommand(click.Command):
     """Takes further flags from the driver that the command line names."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        known = {name for parameter in self.params for name in parameter.opts}
-        for flag in drivers.find(asked_driver(args)).flags:
-            if f"--{flag.name}" not in known:
-                self.params.append(_option(flag))
+        ctx.meta[_FLAGS] = [_option(flag) for flag in drivers.find(asked_driver(args)).flags]
         return super().parse_args(ctx, args)
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        common = super().get_params(ctx)
+        return [*common[:-1], *ctx.meta.get(_FLAGS, []), common[-1]]  # --help stays the last
 
 
 def asked_driver(args: list[str]) -> str:
