@@ -110,8 +110,12 @@ def launch_init(body: bytes) -> Launcher:
 
     def work(channel: socket.socket) -> None:
         init = spawn_init(_decode_launch(body))
-        send(channel, *_spawned(init, init.cgroup, init.warnings))
-        if not channel.recv(1):  # the monitor gave up or is dead
+        try:
+            send(channel, *_spawned(init, init.cgroup, init.warnings))
+            go = channel.recv(1)
+        except OSError:
+            go = b""
+        if not go:  # the monitor gave up or is dead
             init.abandon()
             return
         init.proceed()

@@ -293,12 +293,15 @@ class Monitor:
         self._connections.add(peer)
         return peer
 
-    def _peer_left(self, peer: Peer) -> None:
-        self._connections.discard(peer)
+    def _peer_left(self, peer: Peer) -> bool:
+        """True: hold the connection, whose end shall tell that everything is undone."""
         if peer in self._watchers:
             self._watchers.remove(peer)
             if not self._watchers and not self._started_at:
                 self._over = True  # nobody will ever start this container
+                return True
+        self._connections.discard(peer)
+        return False
 
     def _tell(self, message: FromMonitor, descriptors: list[int] | None = None) -> None:
         """Tell all watchers."""

@@ -18,6 +18,8 @@ BACKLOG = 1 << 20
 class Peer:
     """Calls `handle(peer, message)` per message and `left(peer)` once when the connection ends.
 
+    When `left` returns true the socket stays open, unread, until the process ends.
+
     Never waits for the other side and never raises for its faults: a broken peer is closed.
     """
 
@@ -27,7 +29,7 @@ class Peer:
         connection: socket.socket,
         *,
         handle: Callable[["Peer", ToMonitor], None],
-        left: Callable[["Peer"], None],
+        left: Callable[["Peer"], bool],
     ) -> None:
         self._loop = loop
         self._connection = connection
@@ -73,8 +75,8 @@ class Peer:
         if self.open:
             self.open = False
             self._loop.remove(self._fd)
-            self._connection.close()
-            self._left(self)
+            if not self._left(self):
+                self._connection.close()
 
     def _on_event(self, events: int) -> None:
         if events & OUT:
