@@ -27,6 +27,7 @@ MODULES = (
     "system",
     "containers",
     "execs",
+    "archive",
     "images",
     "volumes",
     "networks",

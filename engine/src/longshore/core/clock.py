@@ -41,8 +41,8 @@ def parse_moment(text: str, field: str) -> int:
         return 0
     if match := re.fullmatch(r"(\d{1,11})(?:\.(\d{1,9}))?", text):
         return int(match[1]) * 1_000_000_000 + int((match[2] or "0").ljust(9, "0"))
-    if any(match := _DURATION.fullmatch(text).groups() if _DURATION.fullmatch(text) else ()):
-        hours, minutes, seconds, millis = (float(part or 0) for part in match)
+    if (match := _DURATION.fullmatch(text)) and any(match.groups()):
+        hours, minutes, seconds, millis = (float(part or 0) for part in match.groups())
         return time.time_ns() - int((hours * 3600 + minutes * 60 + seconds + millis / 1000) * 1e9)
     day = f"{text}T00:00:00Z" if re.fullmatch(r"\d{4}-\d\d-\d\d", text) else text
     try:

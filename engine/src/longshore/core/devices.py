@@ -13,7 +13,28 @@ Granted = tuple[Device, str]  # a node and the letters of rwm that the device cg
 
 # Every container gets its own of these; of the host's /dev only the rest is given to privileged ones.
 _OWN = frozenset(
-    ["pts", "shm", "mqueue", "fd", "stdin", "stdout", "stderr", "console", "ptmx", "core", "null", "zero", "full", "random", "urandom", "tty", ".lxc", ".lxd-mounts", ".udev", ".longshore"]
+    [
+        "pts",
+        "shm",
+        "mqueue",
+        "fd",
+        "stdin",
+        "stdout",
+        "stderr",
+        "console",
+        "ptmx",
+        "core",
+        "null",
+        "zero",
+        "full",
+        "random",
+        "urandom",
+        "tty",
+        ".lxc",
+        ".lxd-mounts",
+        ".udev",
+        ".longshore",
+    ]
 )
 _DEEPEST = 8
 

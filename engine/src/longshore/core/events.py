@@ -49,6 +49,10 @@ class EventBus:
         self._kept: deque[Event] = deque(maxlen=KEPT)
         self._subscribers: set[_Subscriber] = set()
 
+    @property
+    def listeners(self) -> int:
+        return len(self._subscribers)
+
     def publish(
         self,
         type: str,

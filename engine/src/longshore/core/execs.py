@@ -42,14 +42,6 @@ class Execs:
         self._sessions: dict[str, ExecSession] = {}
         self._background: set[asyncio.Task[None]] = set()
 
-    def of(self, container: Container) -> list[str]:
-        """Ids of the execs of a container, for inspect; None of those that ended are named."""
-        return [
-            session.id
-            for session in self._sessions.values()
-            if session.container is container and session.running
-        ]
-
     async def create(self, container: Container, request: ExecRequest) -> ExecSession:
         """Conflict unless the container runs; InvalidArgument for an empty command or a bad variable."""
         self._must_run(container)
@@ -102,6 +94,7 @@ class Execs:
             raise
         session.running = True
         session.pid = session.execution.pid
+        session.container.exec_ids.append(session.id)
         self._announce(session, "exec_start: " + " ".join(request.cmd or ()))
         spawn(self._watch(session), f"exec {session.id[:12]}", self._background)
         if session.execution.reader is None or session.execution.writer is None:
@@ -115,6 +108,8 @@ class Execs:
 
     def _ended(self, session: ExecSession, code: int) -> None:
         session.running = False
+        if session.id in session.container.exec_ids:
+            session.container.exec_ids.remove(session.id)
         session.exit_code = code
         session.ended_at = time.monotonic()
         session.ended.set()

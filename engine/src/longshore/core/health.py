@@ -9,6 +9,7 @@ import os
 import secrets
 import signal
 import time
+from pathlib import Path
 
 from longshore.core.clock import now
 from longshore.core.containers.container import Container
@@ -151,9 +152,8 @@ class Prober:
         except OSError:
             return  # it has ended
         try:
-            same = (
-                os.stat(f"/proc/{pid}/ns/pid").st_ino == os.stat(f"/proc/{container.state.pid}/ns/pid").st_ino
-            )
+            ours = Path(f"/proc/{container.state.pid}/ns/pid").stat().st_ino
+            same = Path(f"/proc/{pid}/ns/pid").stat().st_ino == ours
             if same and pid != container.state.pid:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         except OSError:

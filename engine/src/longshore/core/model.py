@@ -286,12 +286,13 @@ WaitCondition = Literal["not-running", "next-exit", "removed"]
 def without_nulls(value: object, *, keep_keys: bool = False) -> object:
     """Drop every key whose value is null, at any depth; `keep_keys` turns them into {} instead."""
     if isinstance(value, dict):
-        pairs = cast("dict[str, object]", value).items()
-        return {
-            key: without_nulls(item, keep_keys=key in _MAPS_OF_OBJECTS) if item is not None else {}
-            for key, item in pairs
-            if item is not None or keep_keys
-        }
+        cleaned: dict[str, object] = {}
+        for key, item in cast("dict[str, object]", value).items():
+            if item is not None:
+                cleaned[key] = without_nulls(item, keep_keys=key in _MAPS_OF_OBJECTS)
+            elif keep_keys:
+                cleaned[key] = dict[str, object]()
+        return cleaned
     if isinstance(value, list):
         return [without_nulls(item) for item in cast("list[object]", value) if item is not None]
     return value

@@ -1,8 +1,28 @@
 """What the engine says about itself and its machine: info, version, df."""
 
-from dataclasses import dataclass, field
+import asyncio
+import os
+import platform
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import longshore
+from longshore.core.clock import now, parse_rfc3339
+from longshore.core.containers.parts import Parts
+from longshore.core.validate import available_cpus
+from longshore.errors import EngineError
+from longshore.runtime.cgroup_layout import layout
+
+DRIVER = "overlayfs"
+API_VERSION, OLDEST_API = "1.47", "1.24"
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
+_LOG_DRIVERS = ["json-file", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,10 +33,249 @@ class SystemFacts:
     insecure_registries: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     debug: bool = False
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
+
+
+def parse_os_release(text: str) -> dict[str, str]:
+    """os-release(5). Pure."""
+    pairs = re.findall(r"""^([A-Z_0-9]+)=(?:"([^"]*)"|'([^']*)'|(.*))$""", text, re.MULTILINE)
+    return {name: double or single or bare.strip() for name, double, single, bare in pairs}
+
+
+@cache
+def _os_release() -> Mapping[str, str]:
+    for path in ("/etc/os-release", "/usr/lib/os-release"):
+        try:
+            return parse_os_release(Path(path).read_text(errors="replace"))
+        except OSError:
+            continue
+    return {}
+
+
+def _flag(path: str) -> bool:
+    """Whether a file of /proc/sys says 1; false where it does not exist."""
+    try:
+        return Path(path).read_text().strip() == "1"
+    except OSError:
+        return False
+
+
+def _descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 class System:
-    def info(self) -> dict[str, Any]: ...
-    def version(self) -> dict[str, Any]: ...
-    async def disk_usage(self, types: tuple[str, ...] = ()) -> dict[str, Any]: ...
+    """`facts` may be replaced when settings are reloaded."""
+
+    def __init__(self, parts: Parts, facts: SystemFacts) -> None:
+        self._parts = parts
+        self.facts = facts
+        self._started = now()
+
+    def info(self) -> dict[str, Any]:
+        """GET /info."""
+        parts, facts, release = self._parts, self.facts, _os_release()
+        controllers = layout().controllers
+        statuses = [container.state.status for container in parts.store]
+        warnings = [*facts.warnings, *(f"WARNING: No {name} limit support" for name in _missing(controllers))]
+        running = sum(status in ("running", "restarting") for status in statuses)
+        paused = statuses.count("paused")
+        return {
+            "ID": self._identity(),
+            "Containers": len(statuses),
+            "ContainersRunning": running,
+            "ContainersPaused": paused,
+            "ContainersStopped": len(statuses) - running - paused,
+            "Images": len(parts.images.list()),
+            "Driver": DRIVER,
+            "DriverStatus": [["Backing Filesystem", filesystem_of(facts.data_root)]],
+            "Plugins": {
+                "Volume": ["local"],
+                "Network": ["bridge", "host", "null"],
+                "Authorization": None,
+                "Log": _LOG_DRIVERS,
+            },
+            "MemoryLimit": "memory" in controllers,
+            "SwapLimit": "memory" in controllers,
+            "CpuCfsPeriod": "cpu" in controllers,
+            "CpuCfsQuota": "cpu" in controllers,
+            "CPUShares": "cpu" in controllers,
+            "CPUSet": "cpuset" in controllers,
+            "PidsLimit": "pids" in controllers,
+            "IPv4Forwarding": _flag("/proc/sys/net/ipv4/ip_forward"),
+            "BridgeNfIptables": _flag("/proc/sys/net/bridge/bridge-nf-call-iptables"),
+            "BridgeNfIp6tables": _flag("/proc/sys/net/bridge/bridge-nf-call-ip6tables"),
+            "Debug": facts.debug,
+            "NFd": _descriptors(),
+            "OomKillDisable": "memory" in controllers and layout().version == "1",
+            "NGoroutines": len(asyncio.all_tasks()),
+            "SystemTime": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+            "LoggingDriver": "json-file",
+            "CgroupDriver": "cgroupfs",
+            "CgroupVersion": layout().version,
+            "NEventsListener": parts.events.listeners,
+            "KernelVersion": platform.release(),
+            "OperatingSystem": release.get("PRETTY_NAME", "Linux"),
+            "OSVersion": release.get("VERSION_ID", ""),
+            "OSType": "linux",
+            "Architecture": platform.machine(),
+            "IndexServerAddress": "https://index.docker.io/v1/",
+            "RegistryConfig": _registries(facts.insecure_registries),
+            "NCPU": available_cpus(),
+            "MemTotal": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            "GenericResources": None,
+            "DockerRootDir": str(facts.data_root),
+            "HttpProxy": "",
+            "HttpsProxy": "",
+            "NoProxy": "",
+            "Name": socket.gethostname(),
+            "Labels": list(facts.labels),
+            "ExperimentalBuild": False,
+            "ServerVersion": longshore.__version__,
+            "Runtimes": {"longshore": {"path": "longshore-oci"}},
+            "DefaultRuntime": "longshore",
+            "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": False}
+            | {"Error": "", "RemoteManagers": None},
+            "LiveRestoreEnabled": True,
+            "Isolation": "",
+            "InitBinary": "longshore",
+            "ContainerdCommit": {"ID": "", "Expected": ""},
+            "RuncCommit": {"ID": longshore.__version__, "Expected": longshore.__version__},
+            "InitCommit": {"ID": longshore.__version__, "Expected": longshore.__version__},
+            "SecurityOptions": ["name=seccomp,profile=builtin", "name=cgroupns"],
+            "Warnings": warnings or None,
+        }
+
+    def _identity(self) -> str:
+        """The daemon's own id: that of its bridge network, which lives as long as the data root."""
+        try:
+            return self._parts.networks.get("bridge").id
+        except EngineError:
+            return ""
+
+    def version(self) -> dict[str, Any]:
+        """GET /version."""
+        architecture = _ARCHITECTURES.get(platform.machine(), platform.machine())
+        about = {
+            "ApiVersion": API_VERSION,
+            "MinAPIVersion": OLDEST_API,
+            "Os": "linux",
+            "Arch": architecture,
+            "KernelVersion": platform.release(),
+            "GitCommit": "",
+            "GoVersion": "none",
+            "BuildTime": "",
+            "Experimental": "false",
+        }
+        python = {"Name": "python", "Version": platform.python_version(), "Details": {"GitCommit": ""}}
+        engine = {"Name": "Engine", "Version": longshore.__version__, "Details": about}
+        plain = {name: value for name, value in about.items() if name != "Experimental"}
+        return {
+            "Platform": {"Name": "Longshore"},
+            "Components": [engine, python],
+            "Version": longshore.__version__,
+            **plain,
+        }
+
+    async def disk_usage(self, types: tuple[str, ...] = ()) -> dict[str, Any]:
+        """GET /system/df; `types` of container, image, volume, build-cache narrow it."""
+        parts = self._parts
+        wanted = set(types) or {"container", "image", "volume", "build-cache"}
+        view: dict[str, Any] = {
+            "LayersSize": 0,
+            "Images": None,
+            "Containers": None,
+            "Volumes": None,
+            "BuildCache": None,
+        }
+        images = parts.images.list()
+        if "image" in wanted:
+            view["Images"] = [
+                {
+                    "Id": str(image.id),
+                    "ParentId": str(image.parent) if image.parent else "",
+                    "RepoTags": list(image.tags),
+                    "RepoDigests": list(image.digests),
+                    "Created": _seconds(image.created),
+                    "Size": image.size,
+                    "SharedSize": -1,
+                    "Labels": image.config.defaults.labels or {},
+                    "Containers": len(parts.store.users_of_image(str(image.id))),
+                }
+                for image in images
+            ]
+            sizes = {image.layers: image.size for image in images}
+            view["LayersSize"] = sum(sizes.values())
+        if "container" in wanted:
+            view["Containers"] = [await self._container_usage(container.id) for container in parts.store]
+        if "volume" in wanted:
+            view["Volumes"] = [
+                {
+                    "Name": volume.name,
+                    "Driver": volume.driver,
+                    "Mountpoint": volume.mountpoint,
+                    "CreatedAt": volume.created,
+                    "Labels": volume.labels,
+                    "Scope": "local",
+                    "Options": volume.options,
+                    "UsageData": {
+                        "Size": await parts.volumes.size(volume.name),
+                        "RefCount": len(parts.store.users_of_volume(volume.name)),
+                    },
+                }
+                for volume in parts.volumes.list()
+            ]
+        if "build-cache" in wanted:
+            view["BuildCache"] = []
+        return view
+
+    async def _container_usage(self, id: str) -> dict[str, Any]:
+        container = self._parts.store.get(id)
+        record = container.record
+        return {
+            "Id": id,
+            "Names": [f"/{record.name}"],
+            "Image": record.config.image,
+            "ImageID": record.image_id,
+            "Command": " ".join([record.path, *record.args]),
+            "Created": _seconds(record.created),
+            "SizeRw": await asyncio.to_thread(self._parts.snapshots.size, id),
+            "State": record.state.status,
+            "Status": record.state.status,
+            "Labels": record.config.labels or {},
+            "Mounts": [],
+        }
+
+
+def _seconds(text: str) -> int:
+    try:
+        return parse_rfc3339(text) // 1_000_000_000
+    except ValueError:
+        return 0
+
+
+def _missing(controllers: frozenset[str]) -> list[str]:
+    return [name for name in ("memory", "cpu", "cpuset", "pids") if name not in controllers]
+
+
+def _registries(insecure: tuple[str, ...]) -> dict[str, Any]:
+    own: dict[str, Any] = {"Name": "docker.io", "Mirrors": [], "Secure": True, "Official": True}
+    plain: dict[str, Any] = {
+        name: {"Name": name, "Mirrors": [], "Secure": False, "Official": False} for name in insecure
+    }
+    return {
+        "InsecureRegistryCIDRs": ["::1/128", "127.0.0.0/8"],
+        "IndexConfigs": {"docker.io": own, **plain},
+        "Mirrors": None,
+    }
+
+
+def filesystem_of(path: Path) -> str:
+    """Name of the filesystem that holds the path, from /proc/self/mountinfo; "unknown" when it cannot be told."""
+    device = path.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+        fields, _, rest = line.partition(" - ")
+        if fields.split()[2] == number:
+            return rest.split()[0]
+    return "unknown"

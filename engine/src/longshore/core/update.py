@@ -5,7 +5,19 @@ from msgspec.structs import replace
 from longshore.core.model import HostConfig, Resources, UpdateRequest
 from longshore.errors import InvalidArgument
 
-_CHANGEABLE = ["cpu_shares", "memory", "nano_cpus", "blkio_weight", "cpu_period", "cpu_quota", "cpuset_cpus", "cpuset_mems", "memory_reservation", "memory_swap", "pids_limit"]
+_CHANGEABLE = [
+    "cpu_shares",
+    "memory",
+    "nano_cpus",
+    "blkio_weight",
+    "cpu_period",
+    "cpu_quota",
+    "cpuset_cpus",
+    "cpuset_mems",
+    "memory_reservation",
+    "memory_swap",
+    "pids_limit",
+]
 
 
 def merge_update(host: HostConfig, request: UpdateRequest) -> HostConfig:

@@ -3,7 +3,8 @@
 from longshore.core.containers.attach import Attachment
 from longshore.core.containers.container import Container, ExitStatus
 from longshore.core.containers.facade import Containers
-from longshore.core.containers.parts import Defaults, Parts, Paths
+from longshore.core.containers.parts import Defaults, Parts
+from longshore.core.containers.paths import Paths
 from longshore.core.containers.store import ContainerStore
 from longshore.core.containers.streams import LogOptions
 

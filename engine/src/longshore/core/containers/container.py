@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longshore.core.containers.record import Record, State
@@ -25,8 +26,10 @@ class Container:
     waiting for its process, so that a stuck container can still be asked, killed and listed.
     """
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, folder: Path) -> None:
         self.record = record
+        self.folder = folder  # its own below the data root
+        self.exec_ids: list[str] = []  # of the running ones, newest last
         self.lock = asyncio.Lock()
         self.warnings: list[str] = []  # of create
         self.monitor: Monitor | None = None
@@ -46,6 +49,10 @@ class Container:
     @property
     def name(self) -> str:
         return self.record.name
+
+    @property
+    def log_path(self) -> Path:
+        return self.folder / f"{self.id}-json.log"
 
     @property
     def state(self) -> State:

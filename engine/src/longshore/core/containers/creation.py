@@ -21,7 +21,7 @@ from longshore.core.containers.parts import Parts
 from longshore.core.containers.record import MountPoint, Record
 from longshore.core.containers.roots import closing, in_thread, open_overlay
 from longshore.core.copying import copy_tree
-from longshore.core.model import CreateRequest, VolumeRequest
+from longshore.core.model import CreateRequest, EndpointSettings, VolumeRequest
 from longshore.core.names import check_name, random_name
 from longshore.core.spec import Surroundings, plan_spec
 from longshore.core.validate import available_cpus, check_create
@@ -83,7 +83,10 @@ class Creator:
     def _name_networks(self, record: Record) -> None:
         """Networks by their names, whatever the client used. Raises NotFound for one that does not exist."""
         asked = record.networking.endpoints_config or {}
-        named = {self._parts.networks.get(name).name: settings for name, settings in asked.items()}
+        named: dict[str, EndpointSettings] = {}
+        for name, settings in asked.items():
+            network = self._parts.networks.get(name)
+            named[network.name] = replace(settings, network_id=network.id)
         record.networking = replace(record.networking, endpoints_config=named)
         mode = record.host_config.network_mode
         if mode in asked:
@@ -95,10 +98,16 @@ class Creator:
         parts = self._parts
         with ExitStack() as undo:
             _make_folder(parts.paths.folder(record.id), undo)
-            parts.snapshots.create(record.id)
+            writable = parts.snapshots.create(record.id)
             undo.callback(parts.snapshots.remove, record.id)
+            lowers = [str(parts.layers_dir / name) for name in parts.images.rootfs(image)]
+            record.graph = {
+                "LowerDir": ":".join(lowers),
+                "UpperDir": str(writable.upper),
+                "WorkDir": str(writable.work),
+            }
             record.mounts = await self._prepare_mounts(record, image, undo)
-            container = Container(record)
+            container = parts.store.revive(record)
             # From here to the end of the transaction nothing waits, so nobody sees half of it.
             with parts.volumes.transaction():
                 for mount in record.mounts:

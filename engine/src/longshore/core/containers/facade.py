@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from longshore.core.clock import parse_moment, parse_rfc3339
-from longshore.core.containers import query, streams
+from longshore.core.containers import query, streams, succession
 from longshore.core.containers.attach import Attachment, Wanted
 from longshore.core.containers.container import Container, ExitStatus
 from longshore.core.containers.creation import Creator
 from longshore.core.containers.files import Files
-from longshore.core.containers.handover import hand_over
 from longshore.core.containers.launch import cgroup_of
 from longshore.core.containers.lifecycle import Lifecycle
 from longshore.core.containers.measure import Measures
@@ -162,12 +161,11 @@ class Containers:
 
     def succeed(self, container: Container, predecessor: Container) -> None:
         """From its next start on `container` waits with the host ports that `predecessor` holds; see `hand_over`."""
-        container.record.successor_of = predecessor.id
-        self._parts.store.save(container)
+        succession.succeed(self._parts, container, predecessor)
 
     async def hand_over(self, old: Container, new: Container) -> None:
         """New connections to the host ports that `new` waits for go to it from now on. All or none; twice is fine."""
-        await hand_over(self._parts, old, new)
+        await succession.hand_over(self._parts, old, new)
 
     async def resize(self, container: Container, height: int, width: int) -> None:
         """Remembered for the first start; at once while it runs."""
@@ -179,7 +177,7 @@ class Containers:
     def logs(self, container: Container, options: LogOptions) -> AsyncGenerator[bytes, None]:
         """Ready for the client: raw lines with a tty, Docker's 8-byte frames without. Raises Unsupported at once."""
         streams.check_readable(container)
-        return streams.read_logs(self._parts, container, options)
+        return streams.read_logs(container, options)
 
     def attach(
         self, container: Container, *, stdin: bool = False, stdout: bool = True, stderr: bool = True
@@ -257,25 +255,6 @@ class Containers:
     def upper(self, container: Container) -> Path:
         """The container's own layer, for commit and build (`images.commit(parent, upper, config)`)."""
         return self._parts.snapshots.get(container.id).upper
-
-    def log_path(self, container: Container) -> str:
-        return str(self._parts.paths.log(container.id))
-
-    def folder(self, container: Container) -> Path:
-        return self._parts.paths.folder(container.id)
-
-    def layer_paths(self, container: Container) -> dict[str, str]:
-        """GraphDriver.Data of inspect."""
-        writable = self._parts.snapshots.get(container.id)
-        try:
-            lowers = self._parts.images.rootfs(self._parts.images.get(container.record.image_id))
-        except EngineError:
-            lowers = ()
-        return {
-            "LowerDir": ":".join(f"{self._parts.layers_dir}/{name}" for name in lowers),
-            "UpperDir": str(writable.upper),
-            "WorkDir": str(writable.work),
-        }
 
     async def prune(
         self, filters: Mapping[str, Sequence[str]] | None = None

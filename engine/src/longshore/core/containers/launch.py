@@ -99,7 +99,7 @@ class Launcher:
             ),
             state_dir=str(state),
             exit_path=str(exit_record),
-            log=log_target(record.host_config.log_config, parts.paths.log(record.id)),
+            log=log_target(record.host_config.log_config, folder / f"{record.id}-json.log"),
             stdin_open=record.config.open_stdin,
             stdin_once=record.config.stdin_once,
         )

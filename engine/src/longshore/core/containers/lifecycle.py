@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from longshore.core.clock import parse_rfc3339
-from longshore.core.containers.container import Container
+from longshore.core.containers.container import Container, ExitStatus
 from longshore.core.containers.launch import Launcher, cgroup_of, release_endpoints
 from longshore.core.containers.parts import Parts
 from longshore.core.restart import next_delay, restarts_after_exit
@@ -253,7 +253,7 @@ class Lifecycle:
         if container.monitor:
             await container.monitor.signal(number)
 
-    async def _must_end(self, container: Container, gone: "asyncio.Future[object]") -> None:
+    async def _must_end(self, container: Container, gone: "asyncio.Future[ExitStatus]") -> None:
         if not await _done_within(gone, KILL_SECONDS):
             raise Internal(
                 f"container {container.id} did not end within {KILL_SECONDS:.0f} seconds after SIGKILL",
@@ -371,6 +371,6 @@ def failure_code(error: BaseException) -> int:
     return ENGINE_FAILED
 
 
-async def _done_within(future: "asyncio.Future[object]", seconds: float | None) -> bool:
+async def _done_within(future: "asyncio.Future[ExitStatus]", seconds: float | None) -> bool:
     done, _ = await asyncio.wait([future], timeout=seconds)
     return bool(done)

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from longshore.core.containers.launch import cgroup_of
 from longshore.core.containers.parts import Parts
 from longshore.errors import Conflict, EngineError, InvalidArgument, Unsupported
 from longshore.runtime import cgroups
+from longshore.runtime.cgroup_stats import Stats
 
 PS_SECONDS = 10.0
 _NO_TIME = "0001-01-01T00:00:00Z"
@@ -144,8 +145,41 @@ def _blkio(entries: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _sample(counted: Any, pid: int) -> dict[str, Any]:
-    raise NotImplementedError((counted, pid))
+def _sample(counted: Stats, pid: int) -> dict[str, Any]:
+    """The kernel's counters under Docker's names; v1 and v2 alike, as clients read either."""
+    cpu = _cpu(counted.cpu_total or 0, counted.cpu_user or 0, counted.cpu_system or 0, host_cpu())
+    cpu["throttling_data"] = {
+        "periods": counted.periods,
+        "throttled_periods": counted.throttled_periods,
+        "throttled_time": counted.throttled_time,
+    }
+    view: dict[str, Any] = {
+        "pids_stats": {"current": counted.pids or 0, "limit": counted.pids_limit or 0},
+        "num_procs": counted.pids or 0,
+        "cpu_stats": cpu,
+        "memory_stats": {
+            "usage": counted.memory_usage or 0,
+            "max_usage": counted.memory_peak or 0,
+            "failcnt": counted.memory_failures,
+            "stats": dict(counted.memory),
+            "limit": counted.memory_limit or host_memory(),
+        },
+        "blkio_stats": _blkio(
+            [
+                {"major": entry.major, "minor": entry.minor, "op": entry.op, "value": entry.value}
+                for entry in counted.io_bytes
+            ]
+        ),
+    }
+    try:
+        view["networks"] = network_counters(Path(f"/proc/{pid}/net/dev").read_text())
+    except OSError:
+        pass  # it has just ended
+    return view
+
+
+def host_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def host_cpu() -> int:
@@ -172,3 +206,27 @@ def network_counters(text: str) -> dict[str, dict[str, int]]:
                 "tx_dropped": fields[11],
             }
     return result
+
+
+async def sample_pairs(
+    sample: Callable[[Container], Awaitable[dict[str, Any]]],
+    container: Container,
+    *,
+    once: bool = False,
+    first_alone: bool = False,
+) -> AsyncGenerator[dict[str, Any], None]:
+    """Samples with the one before as "preread" and "precpu_stats", one a second until the container is removed.
+
+    `once`: the first sample alone, at once. `first_alone`: a stream, whose first sample has nothing before it.
+    """
+    before = await sample(container)
+    if once or first_alone:
+        yield before
+    while not once and not container.removed:
+        if before["num_procs"] == 0 and not container.running and not first_alone:
+            yield before
+            return
+        await asyncio.sleep(1)
+        after = await sample(container)
+        yield after | {"preread": before["read"], "precpu_stats": before["cpu_stats"]}
+        before = after

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from longshore.core.containers.paths import Paths
 from longshore.core.containers.store import ContainerStore
 from longshore.core.events import EventBus
 
@@ -15,27 +16,6 @@ if TYPE_CHECKING:
     from longshore.network.manager import NetworkManager
     from longshore.runtime.client import Zygote
     from longshore.storage.snapshots import Snapshots
-
-
-@dataclass(frozen=True, slots=True)
-class Paths:
-    """`data` survives a reboot (records, logs, exit records), `run` does not need to (tmpfs: sockets)."""
-
-    data: Path
-    run: Path
-
-    def folder(self, id: str) -> Path:
-        """The container's own folder: hosts files, log, exit record."""
-        return self.data / "containers" / id
-
-    def state(self, id: str) -> Path:
-        return self.run / "containers" / id
-
-    def exit_record(self, id: str) -> Path:
-        return self.folder(id) / "exit.json"
-
-    def log(self, id: str) -> Path:
-        return self.folder(id) / f"{id}-json.log"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,22 @@ from longshore.core.ports import expand_exposed, parse_port
 from longshore.errors import InvalidArgument
 
 NAMES = frozenset(
-    ["id", "name", "label", "status", "ancestor", "exited", "network", "volume", "before", "since", "publish", "expose", "health", "is-task"]
+    [
+        "id",
+        "name",
+        "label",
+        "status",
+        "ancestor",
+        "exited",
+        "network",
+        "volume",
+        "before",
+        "since",
+        "publish",
+        "expose",
+        "health",
+        "is-task",
+    ]
 )
 STATUSES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
 Lookup = Callable[[str], Container]
@@ -54,8 +69,7 @@ def _tests(
             times = [parse_rfc3339(lookup(value).record.created) for value in values]
             tests.append(_time_test(name, times))
         elif name == "ancestor":
-            ids: set[str] = set().union(*(image_ids(value) for value in values))
-            tests.append(_ancestor_test(ids))
+            tests.append(_ancestor_test({id for value in values for id in image_ids(value)}))
         elif name == "is-task":
             wanted = boolean(values, name)
             tests.append(lambda _one, wanted=wanted: not wanted)  # swarm's tasks: there are none

@@ -73,8 +73,6 @@ class Record(msgspec.Struct):
     platform: str = "linux"
     path: str = ""  # entrypoint and command, as inspect shows them
     args: list[str] = []
+    graph: dict[str, str] = {}  # the overlay's directories, for inspect
     successor_of: str = ""  # the container whose host ports this one waits for
     desired: Any = None  # the normalised request of `apply`; opaque to core
-    successor_of: str = (
-        ""  # id of the container whose host ports it gets by `hand_over`; until then they wait
-    )

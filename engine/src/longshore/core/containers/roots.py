@@ -8,7 +8,7 @@ Closing the descriptor unmounts.
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -89,7 +89,7 @@ def open_running(pid: int) -> int:
 
 
 @contextmanager
-def closing(fd: int) -> Iterator[int]:
+def closing(fd: int) -> Generator[int, None, None]:
     try:
         yield fd
     finally:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from longshore.core.containers.container import Container
+from longshore.core.containers.paths import Paths
 from longshore.core.containers.record import Record
 from longshore.core.database import Database
 from longshore.errors import Conflict, InvalidArgument, NotFound
@@ -18,14 +19,19 @@ _SCHEMA = (
 class ContainerStore:
     """Every change is in the database when the method returns."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, paths: Paths) -> None:
         self._database = database
+        self._paths = paths
         database.migrate("containers", _SCHEMA)
         self._by_id: dict[str, Container] = {}
         self._by_name: dict[str, Container] = {}
         self._reserved: dict[str, str] = {}  # names of containers that are being made, to their ids
         for row in database.all("SELECT document FROM containers"):
-            self._remember(Container(msgspec.json.decode(str(row["document"]), type=Record)))
+            self._remember(self.revive(msgspec.json.decode(str(row["document"]), type=Record)))
+
+    def revive(self, record: Record) -> Container:
+        """The live object of a record; not stored yet."""
+        return Container(record, self._paths.folder(record.id))
 
     def _remember(self, container: Container) -> None:
         self._by_id[container.id] = container

@@ -5,7 +5,6 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from longshore.core.containers.container import Container
-from longshore.core.containers.parts import Parts
 from longshore.errors import Unsupported
 from longshore.runtime.logfile import LogLine, read_log
 
@@ -39,7 +38,7 @@ def render(line: LogLine, options: LogOptions, *, tty: bool) -> bytes:
     return data if tty else frame(line.stream, data)
 
 
-async def read_logs(parts: Parts, container: Container, options: LogOptions) -> AsyncGenerator[bytes, None]:
+async def read_logs(container: Container, options: LogOptions) -> AsyncGenerator[bytes, None]:
     """Chunks of rendered lines. Following ends when the container does (and does not restart)."""
     end: asyncio.Event | None = None
     gone = None
@@ -50,7 +49,7 @@ async def read_logs(parts: Parts, container: Container, options: LogOptions) -> 
     tty = container.record.config.tty
     try:
         lines = read_log(
-            str(parts.paths.log(container.id)),
+            str(container.log_path),
             follow=end,
             since=options.since,
             until=options.until,

@@ -27,5 +27,4 @@ async def hand_over(parts: Parts, old: Container, new: Container) -> None:
             moved = await parts.network.hand_over(theirs, mine, *mine.waiting)
             old.record.endpoints[name], new.record.endpoints[name] = moved
         new.record.successor_of = ""
-        parts.store.save(old)
-        parts.store.save(new)
+        parts.store.save(old, new)  # both or neither: a port has one owner

@@ -1,0 +1,132 @@
+"""Attaching to a container's streams, and execs: the hijacked connections."""
+
+from typing import Any
+
+from longshore.api.containers import MULTIPLEXED, RAW, find, size_of, stream_type
+from longshore.api.hijack import copy_streams, parse_detach_keys
+from longshore.api.http import AnyReply, ClientStream, Hijack, Reply, Request, Route
+from longshore.core.containers import LogOptions
+from longshore.core.containers.streams import frame
+from longshore.core.execs import ExecSession
+from longshore.core.model import ExecRequest, ExecStartRequest, decode
+from longshore.errors import Conflict, InvalidArgument, StartFailed
+
+
+async def attach(request: Request) -> AnyReply:
+    """Registered before the answer: `docker run` starts the container when it sees it."""
+    container, query = find(request), request.query
+    containers = request.engine.containers
+    keys = parse_detach_keys(query.get("detachKeys", ""))
+    stdin = query.flag("stdin") and container.record.config.open_stdin
+    stdout, stderr = query.flag("stdout"), query.flag("stderr")
+    attachment = None
+    if query.flag("stream"):
+        attachment = containers.attach(container, stdin=stdin, stdout=stdout, stderr=stderr)
+
+    async def serve(client: ClientStream) -> None:
+        try:
+            if query.flag("logs"):
+                async for chunk in containers.logs(container, LogOptions(stdout=stdout, stderr=stderr)):
+                    await client.write(chunk)
+            streams = await attachment.open() if attachment else None
+            if streams:
+                await copy_streams(
+                    client,
+                    *streams,
+                    stdin=stdin,
+                    detach_keys=keys if container.record.config.tty else b"",
+                    detached=lambda: containers.detached(container),
+                )
+        finally:
+            if attachment:
+                attachment.close()
+
+    return Hijack(serve, content_type=stream_type(container, request.version))
+
+
+async def create_exec(request: Request) -> AnyReply:
+    body = decode(await request.read(), ExecRequest)
+    parse_detach_keys(body.detach_keys)
+    session = await request.engine.execs.create(find(request), body)
+    return Reply(201, {"Id": session.id})
+
+
+def _session(request: Request) -> ExecSession:
+    return request.engine.execs.get(request.parameters["id"])
+
+
+async def start_exec(request: Request) -> AnyReply:
+    """Not detached, a program that cannot be run is told in the stream, and by the exit code of inspect."""
+    session, execs = _session(request), request.engine.execs
+    body = decode(await request.read(), ExecStartRequest)
+    if body.console_size and session.request.tty:
+        session.request.console_size = body.console_size
+    if body.detach:
+        await execs.start(session, detach=True)
+        return Reply(200)
+    if session.started:
+        raise Conflict(f"Error: Exec command {session.id} is already running")
+    tty = session.request.tty
+    media = RAW if tty or request.version < (1, 42) else MULTIPLEXED
+    keys = parse_detach_keys(session.request.detach_keys)
+    try:
+        streams = await execs.start(session)
+    except StartFailed as error:
+        text = f"{error}\r\n".encode()
+        return Hijack(lambda client: client.write(text if tty else frame("stderr", text)), content_type=media)
+
+    async def serve(client: ClientStream) -> None:
+        ended = True
+        if streams:
+            ended = await copy_streams(
+                client, *streams, stdin=session.request.attach_stdin, detach_keys=keys if tty else b""
+            )
+        if ended:
+            await execs.wait(session)  # clients ask for the exit code as soon as the stream ends
+
+    return Hijack(serve, content_type=media)
+
+
+async def resize_exec(request: Request) -> AnyReply:
+    await request.engine.execs.resize(_session(request), *size_of(request.query))
+    return Reply(200)
+
+
+async def show_exec(request: Request) -> AnyReply:
+    return Reply(body=exec_view(_session(request)))
+
+
+def exec_view(session: ExecSession) -> dict[str, Any]:
+    request = session.request
+    command = request.cmd or []
+    process: dict[str, Any] = {"tty": request.tty, "entrypoint": command[0], "arguments": command[1:]}
+    process |= {"privileged": request.privileged}
+    if request.user:
+        process["user"] = request.user
+    return {
+        "ID": session.id,
+        "Running": session.running,
+        "ExitCode": session.exit_code,
+        "ProcessConfig": process,
+        "OpenStdin": request.attach_stdin,
+        "OpenStderr": request.attach_stderr,
+        "OpenStdout": request.attach_stdout,
+        "CanRemove": False,
+        "ContainerID": session.container.id,
+        "DetachKeys": "",
+        "Pid": session.pid,
+    }
+
+
+async def attach_websocket(request: Request) -> AnyReply:
+    raise InvalidArgument("attaching by websocket is not supported", hint="use POST /containers/{id}/attach")
+
+
+ROUTES = [
+    Route("POST", "/containers/{id}/attach", attach),
+    Route("GET", "/containers/{id}/attach/ws", attach_websocket),
+    Route("POST", "/containers/{id}/exec", create_exec),
+    Route("POST", "/exec/{id}/start", start_exec),
+    Route("POST", "/exec/{id}/resize", resize_exec),
+    Route("GET", "/exec/{id}/json", show_exec),
+]
