@@ -49,5 +49,9 @@ def send(channel: socket.socket, data: bytes, fds: Iterable[int] = ()) -> None:
 
 def receive(channel: socket.socket, size: int = 65536, most: int = 8) -> tuple[bytes, list[int]]:
     """One message and its descriptors, which are close-on-exec. Empty data: the other end is closed."""
-    data, fds, _flags, _address = socket.recv_fds(channel, size, most, socket.MSG_CMSG_CLOEXEC)
+    try:
+        data, fds, _flags, _address = socket.recv_fds(channel, size, most, socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:
+        # The peer ended without having read all from us; what it had sent before still waits behind the error.
+        data, fds, _flags, _address = socket.recv_fds(channel, size, most, socket.MSG_CMSG_CLOEXEC)
     return data, fds

@@ -12,6 +12,7 @@ import stat
 
 from longshore.kernel.libc import function, system_call
 
+AT_FDCWD = -100
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04

@@ -14,9 +14,8 @@ from typing import NoReturn
 from longshore.errors import EngineError, StartFailed
 from longshore.kernel import mounts as kernel_mounts
 from longshore.kernel import namespaces as ns
-from longshore.kernel import processes, terminals
+from longshore.kernel import processes
 from longshore.kernel.descriptors import close_quietly, send
-from longshore.kernel.paths import DEVPTS_SUPER_MAGIC, filesystem_magic, openat2
 from longshore.runtime import cgroups, program, rootfs
 from longshore.runtime.cgroup_layout import Layout
 from longshore.runtime.mounts import Mounter, Sources
@@ -171,13 +170,7 @@ def _start_exec(job: ExecJob) -> NoReturn:
     console = None
     if plan.terminal:
         with Doing("creating the console"):
-            pts = openat2(root_fd, "/dev/pts", os.O_RDONLY | os.O_DIRECTORY)
-            if filesystem_magic(pts) != DEVPTS_SUPER_MAGIC:
-                raise StartFailed('"/dev/pts" of the container is not a devpts')
-            master, console = terminals.open_pair(pts)
-            os.close(pts)
-            if plan.size is not None:
-                terminals.set_size(console, *plan.size)
+            master, console = rootfs.open_terminal(root_fd, plan.size)
         send(channel, CONSOLE, (master,))
         os.close(master)
     program.finish(plan, root_fd, job.stdio, console, channel, job.seccomp, proc_fd, wait=False)

@@ -19,13 +19,14 @@ from dataclasses import dataclass, field
 
 from longshore.errors import EngineError, StartFailed
 from longshore.kernel import namespaces as ns
-from longshore.kernel.descriptors import close_quietly, receive, send
+from longshore.kernel.descriptors import close_quietly, receive
 from longshore.oci.runtime_spec import SECCOMP_ANNOTATION, Process, Spec
 from longshore.runtime import cgroups, child, seccomp_profile
 from longshore.runtime.cgroup_layout import layout
 from longshore.runtime.messages import Launch
 from longshore.runtime.plan import ContainerPlan, ProcessPlan, plan_container, plan_process
 from longshore.runtime.program import EXECUTING, READY
+from longshore.runtime.steps import words
 
 _PREFIX = (
     "failed to create task for container: failed to create shim task: OCI runtime create failed: longshore: "
@@ -67,10 +68,7 @@ class Init:
             raise StartFailed(f"{_PREFIX}the process has been started or abandoned already")
         try:
             with channel:
-                try:
-                    channel.send(b"G")
-                except OSError:
-                    pass  # EPIPE: it has failed meanwhile and left its reason in the socket
+                _permit(channel, b"G")
                 _await_execution(channel, self.warnings, _PREFIX)
         except BaseException:
             self.abandon()
@@ -204,7 +202,7 @@ def spawn_init(launch: Launch, *, stdio: tuple[int, int, int] | None = None) -> 
         # The child makes its namespaces while we make its cgroup.
         undo.callback(cgroups.remove, cgroup)
         warnings = cgroups.create(cgroup, launch.spec.linux.resources)
-        send(ours, b"C")
+        _permit(ours, b"C")
         init = Init(
             pid, pidfd, pipes.stdin_fd, pipes.stdout_fd, pipes.stderr_fd, cgroup=cgroup, warnings=warnings
         )
@@ -331,10 +329,13 @@ def _open_joins(plan: ContainerPlan, undo: ExitStack) -> list[tuple[int, int]]:
                 joins.append((fd, join.kind))
         except OSError as error:
             raise StartFailed(
-                f"{_PREFIX}error joining namespace {join.path}: {error.strerror}", errno=error.errno or 0
+                f"{_PREFIX}error joining namespace {join.path}: {words(error)}", errno=error.errno or 0
             ) from error
     if plan.new(ns.CLONE_NEWPID):
-        ns.unshare(ns.CLONE_NEWPID)
+        try:
+            ns.unshare(ns.CLONE_NEWPID)
+        except OSError as error:
+            raise StartFailed(f"{_PREFIX}error creating the pid namespace: {words(error)}") from error
     return joins
 
 
@@ -342,13 +343,20 @@ def _fork(run: Callable[[], None]) -> int:
     try:
         pid = os.fork()
     except OSError as error:
-        raise StartFailed(f"{_PREFIX}error forking: {error.strerror}", errno=error.errno or 0) from error
+        raise StartFailed(f"{_PREFIX}error forking: {words(error)}", errno=error.errno or 0) from error
     if pid:
         return pid
     try:
         run()  # never returns
     finally:
         os._exit(70)  # EX_SOFTWARE
+
+
+def _permit(channel: socket.socket, word: bytes) -> None:
+    try:
+        channel.send(word)
+    except BrokenPipeError:
+        pass  # it has failed meanwhile and left its reason in the socket
 
 
 def _kill_and_reap(pid: int, pidfd: int | None) -> None:
@@ -369,10 +377,7 @@ def _await_execution(channel: socket.socket, warnings: list[str], prefix: str) -
     """Returns when execve(2) has closed the channel after a clean announcement."""
     executing = False
     while True:
-        try:
-            data, _fds = receive(channel)
-        except ConnectionResetError:
-            data = b""
+        data, _fds = receive(channel)
         if not data and executing:
             return
         kind = data[:1]

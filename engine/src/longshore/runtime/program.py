@@ -1,5 +1,5 @@
 # no pathlib between fork and exec: every page that it touches is copied
-# ruff: noqa: PTH109, PTH116
+# ruff: noqa: PTH109
 """The last steps of a forked child: limits, identity, working directory, program. Runs inside the container.
 
 The order matters and is the same for init and exec. Nothing here imports, decodes by codec name or asks NSS.
@@ -19,7 +19,7 @@ from typing import NoReturn
 from longshore.errors import StartFailed
 from longshore.kernel import capabilities, processes, terminals
 from longshore.kernel.descriptors import CLOSE_RANGE_CLOEXEC, close_all_except, close_range
-from longshore.kernel.paths import make_directories, openat2
+from longshore.kernel.paths import AT_FDCWD, make_directories, openat2
 from longshore.kernel.seccomp import load_filter
 from longshore.runtime.plan import ProcessPlan
 from longshore.runtime.rootfs import write_proc
@@ -140,7 +140,12 @@ def find_program(name: str, environment: dict[str, str]) -> str:
 
 
 def _check_executable(path: str) -> None:
-    mode = os.stat(path).st_mode
+    # Not stat(2): a link of /proc like self/exe is still the host's interpreter, which must not be started in here.
+    fd = openat2(AT_FDCWD, path, os.O_PATH, resolve=0)
+    try:
+        mode = os.fstat(fd).st_mode
+    finally:
+        os.close(fd)
     if stat.S_ISDIR(mode):
         raise OSError(errno.EISDIR, "is a directory")
     if not stat.S_ISREG(mode) or not os.access(path, os.X_OK, effective_ids=True):
@@ -310,4 +315,4 @@ def finish(
 
 def open_root() -> int:
     """An O_PATH descriptor of "/" as it is now."""
-    return openat2(-100, "/", os.O_PATH | os.O_DIRECTORY, resolve=0)
+    return openat2(AT_FDCWD, "/", os.O_PATH | os.O_DIRECTORY, resolve=0)

@@ -14,6 +14,7 @@ from longshore.errors import StartFailed
 from longshore.kernel import mounts, terminals
 from longshore.kernel.descriptors import close_quietly
 from longshore.kernel.paths import (
+    DEVPTS_SUPER_MAGIC,
     OVERLAYFS_SUPER_MAGIC,
     PROC_SUPER_MAGIC,
     RESOLVE_BENEATH,
@@ -158,14 +159,24 @@ def make_links(root_fd: int) -> None:
         os.close(dev)
 
 
+def open_terminal(root_fd: int, size: tuple[int, int] | None) -> tuple[int, int]:
+    """A pair (master, slave) of the container's devpts, which must be one."""
+    pts = openat2(root_fd, "/dev/pts", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if filesystem_magic(pts) != DEVPTS_SUPER_MAGIC:
+            raise StartFailed('"/dev/pts" of the container is not a devpts')
+        master, slave = terminals.open_pair(pts)
+    finally:
+        os.close(pts)
+    if size is not None:
+        terminals.set_size(slave, *size)
+    return master, slave
+
+
 def open_console(root_fd: int, size: tuple[int, int] | None) -> tuple[int, int]:
     """A terminal of the container's own devpts, bound on /dev/console by descriptor: (master, slave)."""
     with Doing("creating the console"):
-        pts = openat2(root_fd, "/dev/pts", os.O_RDONLY | os.O_DIRECTORY)
-        master, slave = terminals.open_pair(pts)
-        os.close(pts)
-        if size is not None:
-            terminals.set_size(slave, *size)
+        master, slave = open_terminal(root_fd, size)
         dev = make_directories(root_fd, "/dev")
         try:
             os.close(os.open("console", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600, dir_fd=dev))

@@ -110,9 +110,10 @@ def _entries(root_fd: int, path: str, at_least: int) -> Iterator[list[bytes]]:
         fd = openat2(root_fd, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
         return  # no file, a link loop or a directory on the way: an image without users
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        return
     with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return
         left = _MOST_BYTES
         while left > 0:
             line = file.readline(min(left, _LONGEST_LINE))
