@@ -131,13 +131,14 @@ class Build:
         self._number = 0
 
     async def run(self) -> AsyncGenerator[Event, None]:
-        """Raises EngineError when a step fails; nothing half-made stays."""
+        """A quiet build yields the image's id alone. Raises EngineError when a step fails; nothing half-made stays."""
         try:
             state: State | None = None
             for stage in self._plan.stages:
                 state = State(stage)
                 async for event in self._stage(state):
-                    yield event
+                    if not self._options.quiet:
+                        yield event
                 self._finished[stage.number] = state
             assert state is not None  # a plan has at least one stage
             if self._options.labels:
@@ -160,6 +161,8 @@ class Build:
         for tag in self._tags:
             self._engine.images.tag(str(image.id), tag)
             events.append({"stream": f"Successfully tagged {tag}\n"})
+        if self._options.quiet:
+            return [{"aux": {"ID": str(image.id)}}, {"stream": f"{image.id}\n"}]
         return events
 
     # Stages and steps

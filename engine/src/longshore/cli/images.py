@@ -149,6 +149,30 @@ def load_command(source: IO[bytes], quiet: bool) -> None:
         progress.feed(message)
 
 
+@click.command("import")
+@click.option("-c", "--change", "changes", multiple=True, help='Dockerfile instruction to apply, like CMD ["sh"].')
+@click.option("-m", "--message", default="", help="Comment of the image.")
+@click.option("--platform", default="", help="os/arch[/variant]")
+@click.argument("source", type=click.File("rb"))
+@click.argument("reference", default="")
+def import_command(
+    source: IO[bytes], reference: str, changes: tuple[str, ...], message: str, platform: str
+) -> None:
+    """Make an image from a tar of a root filesystem; `-` reads standard input."""
+    repository, tag = split_reference(reference) if reference else ("", "")
+    query = {
+        "fromSrc": "-",
+        "repo": repository,
+        "tag": tag,
+        "message": message,
+        "changes": list(changes),
+        "platform": platform,
+    }
+    progress = Progress()
+    for line in client().request("POST", "/images/create", query, _pieces(source)).lines():
+        progress.feed(line)
+
+
 @click.command("save")
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False), default=None, help="File instead of standard output."

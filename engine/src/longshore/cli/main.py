@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "images": ("images", "List images"),
     "pull": ("images", "Pull an image from a registry"),
     "load": ("images", "Load images from an archive"),
+    "import": ("images", "Make an image from a root filesystem's tar"),
     "save": ("images", "Save images to an archive"),
     "tag": ("images", "Give an image another name"),
     "rmi": ("images", "Remove images"),

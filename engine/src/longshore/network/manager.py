@@ -116,7 +116,8 @@ class NetworkManager:
         self._doom(await self._run(host.stale_links, list(self._networks.values()), known))
 
     async def close(self, *, remove: bool = False) -> None:
-        """Stop watching; links and rules stay so that containers keep working. remove: take all of it away."""
+        """Stop watching. Links and rules stay as long as a container needs them; `remove` takes them all the same."""
+        remove = remove or not self._endpoints
         if self._watch is not None:
             self._watch.stop()
         if self._reaper is not None:
@@ -125,7 +126,7 @@ class NetworkManager:
         host, self._host = self._host, None
         if host is not None:
             try:
-                if remove or not self._endpoints:
+                if remove:
                     await self._run(host.settle_beside, [])
                 await self._run(host.delete_links, sorted(self._doomed))
                 if remove:
