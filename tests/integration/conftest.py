@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from ansible_collections.longshore.fleet.plugins.module_utils._engine import Client, socket_exchange
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -172,7 +173,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Generator[Lab, None, None]:
             daemon.start()
         archive = folder / "busybox.tar"
         archive.write_bytes(busybox_archive())
-        controller.cli("import", archive, "it-busybox:1")
+        Client(socket_exchange(str(controller.socket))).call(
+            "POST",
+            "/images/create",
+            query={"fromSrc": "-", "repo": "it-busybox", "tag": "1"},
+            body_file=(str(archive), archive.stat().st_size),
+            kind="application/x-tar",
+        )
         for version in (1, 2):
             build_app(controller, folder, version, f"it-app:{version}")
         yield Lab(controller, host, folder)
