@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -59,8 +60,20 @@ class DaemonUnderTest:
     @property
     def command(self) -> list[str]:
         return [
-            *(str(BIN / "longshored"), "--data-root", str(self.data), "--exec-root", str(self.run)),
-            *("-H", self.host, "--pidfile", str(self.folder / "pid"), "--bridge", self.bridge, "--bip", self.bip),
+            *shlex.split(
+                os.environ.get("LONGSHORED", str(BIN / "longshored"))
+            ),  # another build of it, a wrapper
+            *("--data-root", str(self.data), "--exec-root", str(self.run)),
+            *(
+                "-H",
+                self.host,
+                "--pidfile",
+                str(self.folder / "pid"),
+                "--bridge",
+                self.bridge,
+                "--bip",
+                self.bip,
+            ),
             *("--config-file", str(self.folder / "daemon.json"), "--log-level", "debug", *self.flags),
         ]
 
@@ -104,7 +117,11 @@ class DaemonUnderTest:
             "TERM": "xterm",
         }
         done = subprocess.run(
-            command, input=input if input is not None else b"", capture_output=True, env=environment, timeout=timeout
+            command,
+            input=input if input is not None else b"",
+            capture_output=True,
+            env=environment,
+            timeout=timeout,
         )
         result = Done(done.returncode, done.stdout.decode(), done.stderr.decode())
         if check and result.code != 0:

@@ -25,7 +25,7 @@ from longshore.core.model import CreateRequest, EndpointSettings, VolumeRequest
 from longshore.core.names import check_name, random_name
 from longshore.core.spec import Surroundings, plan_spec
 from longshore.core.validate import available_cpus, check_create
-from longshore.errors import InvalidArgument
+from longshore.errors import InvalidArgument, NotFound
 from longshore.kernel.paths import openat2
 from longshore.oci.image_config import ContainerDefaults
 from longshore.runtime.messages import OverlayRoot
@@ -81,11 +81,16 @@ class Creator:
         return {name: self._parts.store.get(name).record.mounts for name in names}
 
     def _name_networks(self, record: Record) -> None:
-        """Networks by their names, whatever the client used. Raises NotFound for one that does not exist."""
+        """Networks by their names, whatever the client used. Raises InvalidArgument for one that does not exist:
+        the docker CLI reads 404 of create as "pull the image first".
+        """
         asked = record.networking.endpoints_config or {}
         named: dict[str, EndpointSettings] = {}
         for name, settings in asked.items():
-            network = self._parts.networks.get(name)
+            try:
+                network = self._parts.networks.get(name)
+            except NotFound as cause:
+                raise InvalidArgument(str(cause), hint="docker network create, or see docker network ls") from cause
             named[network.name] = replace(settings, network_id=network.id)
         record.networking = replace(record.networking, endpoints_config=named)
         mode = record.host_config.network_mode
