@@ -108,8 +108,7 @@ class Packer:
             self._write(encode_header(entry))
             for piece in _exactly(fd, status.st_size):
                 self._write(piece)
-            if status.st_size % len(padding(1)):
-                self._write(padding(status.st_size))
+            self._write(padding(status.st_size))
         finally:
             os.close(fd)
 

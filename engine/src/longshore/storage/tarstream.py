@@ -13,6 +13,7 @@ CHUNK = 1 << 20
 MAX_EXTENSION = 1 << 20  # a PAX or long-name block; the kernel's own limit for one xattr is 64 KiB
 MAX_SPARSE = 100_000
 _PADDING = bytes(BLOCK)
+_FARTHEST = 2**62  # nanoseconds: the years 1823 to 2116
 
 REGULAR, HARDLINK, SYMLINK, CHARACTER, BLOCKDEV, DIRECTORY, FIFO = (b"0", b"1", b"2", b"3", b"4", b"5", b"6")
 _XATTR = b"SCHILY.xattr."
@@ -189,12 +190,12 @@ class TarReader:
             self._left -= BLOCK
             *complete, rest = (rest + self._read(BLOCK)).split(b"\n")
             lines += complete
-            if len(rest) > 32 or len(lines) > 2 * MAX_SPARSE + 64:
-                raise TarError("invalid sparse map")
             if lines:
                 wanted = 1 + 2 * _number(lines[0])
             if wanted > 2 * MAX_SPARSE:
                 raise TarError("sparse map too large")
+            if len(lines) < wanted and len(rest) > 32:  # no number is that long
+                raise TarError("invalid sparse map")
         entry.sparse = _pairs([_number(line) for line in lines[1:wanted]])
         entry.size = _number(records.get(b"GNU.sparse.realsize", b""))
         entry.name = records.get(b"GNU.sparse.name", entry.name)
@@ -341,8 +342,7 @@ def _checked(entry: Entry) -> Entry:
         raise TarError("entry without a valid name")
     if not (0 <= entry.uid < 2**32 - 1 and 0 <= entry.gid < 2**32 - 1):
         raise TarError(f"owner out of range: {entry.name[:200]!r}")
-    if not -(2**62) < entry.mtime_ns < 2**62:
-        raise TarError(f"time out of range: {entry.name[:200]!r}")
+    entry.mtime_ns = max(-_FARTHEST, min(entry.mtime_ns, _FARTHEST))  # no reason to refuse a file
     if max(entry.device) >= 2**20 or entry.size >= 2**62:
         raise TarError(f"number out of range: {entry.name[:200]!r}")
     if entry.kind not in (REGULAR, HARDLINK, SYMLINK, CHARACTER, BLOCKDEV, DIRECTORY, FIFO):
