@@ -226,7 +226,9 @@ def _plan_sysctls(spec: Spec, unshare: int, joins: tuple[Join, ...]) -> list[tup
     """Only settings that belong to one of the container's own namespaces; everything else is the host's."""
     planned: list[tuple[str, str]] = []
     for name, value in spec.linux.sysctl.items():
-        dotted = name if "." in name.split("/", 1)[0] else name.replace("/", ".")
+        # net/ipv4/conf/eth0.100 and net.ipv4.conf.eth0/100 are the same: the first separator says which, sysctl(8).
+        slashes = "." not in name.split("/", 1)[0] and "/" in name
+        dotted = name.translate({ord("/"): ".", ord("."): "/"}) if slashes else name
         if not _SYSCTL_NAME.fullmatch(dotted.replace("/", "_")) or ".." in name:
             raise InvalidArgument(f'invalid sysctl name "{name}"')
         if any(ord(letter) < 32 and letter != "\t" for letter in value):

@@ -30,7 +30,7 @@ from longshore.oci.runtime_spec import Seccomp, SyscallArgument, SyscallRule
 # ruff: noqa: SIM905
 
 CACHE = Path("/var/cache/longshore/seccomp")
-_GENERATION = 1  # of the compiler's settings below; part of the digest
+_GENERATION = 2  # of the compiler's settings below; part of the digest
 
 _ALLOWED = """
     _llseek _newselect accept accept4 access adjtimex alarm arch_prctl arm_fadvise64_64 bind brk cachestat
@@ -131,6 +131,11 @@ def default_profile(bounding: Iterable[str]) -> Seccomp:
         # clone3 hides its flags behind a pointer: ENOSYS makes C libraries use clone.
         mask = SyscallArgument(0, _NEW_NAMESPACES, "SCMP_CMP_MASKED_EQ", 0)
         rules.append(SyscallRule(("clone",), "SCMP_ACT_ALLOW", None, (mask,)))
+        for bit in range(_NEW_NAMESPACES.bit_length()):
+            flag = 1 << bit & _NEW_NAMESPACES
+            if flag:
+                argument = (SyscallArgument(0, flag, "SCMP_CMP_MASKED_EQ", flag),)
+                rules.append(SyscallRule(("clone",), "SCMP_ACT_ERRNO", errno.EPERM, argument))
         rules.append(SyscallRule(("clone3",), "SCMP_ACT_ERRNO", errno.ENOSYS))
     return Seccomp(
         default_action="SCMP_ACT_ERRNO",
