@@ -10,10 +10,11 @@ from typing import Any
 import msgspec
 
 from longshore.api.http import AnyReply, Reply, Request, Route, Stream
-from longshore.api.progress import Message, progress_stream
+from longshore.api.progress import progress_stream
 from longshore.core.images import Image, Progress, RegistryAuth
 from longshore.errors import InvalidArgument, Unsupported
-from longshore.oci.image_config import ContainerDefaults
+from longshore.oci.changes import apply_change
+from longshore.oci.image_config import ContainerDefaults, ImageConfig, RootFS
 from longshore.oci.reference import parse_reference
 
 # Docker shows every field, also those that an image config leaves out.
@@ -243,11 +244,43 @@ async def search_images(request: Request) -> AnyReply:
     raise Unsupported("searching Docker Hub", detail="not implemented")
 
 
-def loaded_message(image: Image) -> Message:
-    """What `docker load` prints for one image."""
-    names = image.tags or (str(image.id),)
-    word = "Loaded image" if image.tags else "Loaded image ID"
-    return {"stream": "".join(f"{word}: {name}\n" for name in names)}
+async def commit_container(request: Request) -> AnyReply:
+    """A new image of a container's own layer; the body's fields and `changes` go before the container's."""
+    query, engine = request.query, request.engine
+    container = engine.containers.get(query.get("container", ""))
+    reference = join_tag(query.get("repo", ""), query.get("tag", "")) if query.get("repo") else ""
+    if reference:
+        parse_reference(reference)
+    given = {name: value for name, value in (await request.json(dict[str, Any])).items() if value is not None}
+    own = msgspec.to_builtins(container.record.config) | {"Hostname": "", "Domainname": ""}
+    try:
+        defaults = msgspec.convert(own | given, ContainerDefaults)
+    except msgspec.ValidationError as cause:
+        raise InvalidArgument("invalid config in request body", detail=str(cause)) from cause
+    for change in query.all("changes"):
+        for instruction in change.splitlines():
+            defaults = apply_change(defaults, instruction)
+    parent = engine.images.get(container.record.image_id)
+    base = parent.config
+    config = ImageConfig(base.architecture, base.os, RootFS(), variant=base.variant, config=defaults)
+    pauses = query.flag("pause", default=True) and container.state.status == "running"
+    if pauses:
+        await engine.containers.pause(container)
+    try:
+        image = await engine.images.commit(
+            parent,
+            engine.containers.upper(container),
+            config,
+            created_by=" ".join([container.record.path, *container.record.args]),
+            comment=query.get("comment", ""),
+            author=query.get("author", ""),
+        )
+    finally:
+        if pauses:
+            await engine.containers.unpause(container)
+    if reference:
+        engine.images.tag(str(image.id), reference)
+    return Reply(201, {"Id": str(image.id)})
 
 
 ROUTES = [
@@ -263,4 +296,5 @@ ROUTES = [
     Route("POST", "/images/{name:path}/tag", tag_image),
     Route("POST", "/images/{name:path}/push", push_image),
     Route("DELETE", "/images/{name:path}", remove_image),
+    Route("POST", "/commit", commit_container),
 ]
