@@ -189,6 +189,10 @@ def check_host(host: HostConfig, *, cpus: int) -> None:
         parse_security_option(text)
     if host.runtime not in ("", "longshore", "runc", "io.containerd.runc.v2"):
         raise InvalidArgument(f"unknown or invalid runtime name: {host.runtime}")
+    if host.device_requests:
+        raise InvalidArgument(
+            "could not select a device driver: DeviceRequests are not supported", hint="use --device"
+        )
     if host.links:
         raise InvalidArgument("HostConfig.Links is not supported", hint="use a network and container names")
     for name in (host.readonly_paths or []) + (host.masked_paths or []):

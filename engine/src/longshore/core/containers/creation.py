@@ -71,6 +71,8 @@ class Creator:
             plan_spec(record, Surroundings())  # what it would refuse at start is refused now
             await parts.images.ensure_unpacked(image)
             container = await self._make(record, image)
+            if record.host_config.network_mode == "host" and record.host_config.port_bindings:
+                container.warnings.append("Published ports are discarded when using host network mode")
         finally:
             parts.store.release(chosen)
         parts.announce(container, "create")
@@ -90,14 +92,17 @@ class Creator:
             try:
                 network = self._parts.networks.get(name)
             except NotFound as cause:
-                raise InvalidArgument(str(cause), hint="docker network create, or see docker network ls") from cause
+                raise InvalidArgument(
+                    str(cause), hint="docker network create, or see docker network ls"
+                ) from cause
             named[network.name] = replace(settings, network_id=network.id)
         record.networking = replace(record.networking, endpoints_config=named)
         mode = record.host_config.network_mode
         if mode in asked:
             record.host_config.network_mode = next(iter(named))
         elif mode.startswith("container:"):
-            self._parts.store.get(mode.removeprefix("container:"))
+            peer = self._parts.store.get(mode.removeprefix("container:"))
+            record.config.hostname = record.config.hostname or peer.record.config.hostname
 
     async def _make(self, record: Record, image: "Image") -> Container:
         parts = self._parts
@@ -115,6 +120,7 @@ class Creator:
             container = parts.store.revive(record)
             # From here to the end of the transaction nothing waits, so nobody sees half of it.
             with parts.volumes.transaction():
+                parts.images.get(record.image_id)  # not removed while we prepared
                 for mount in record.mounts:
                     if mount.type == "volume" and mount.name:
                         parts.volumes.create(VolumeRequest(name=mount.name), anonymous=mount.anonymous)

@@ -11,10 +11,11 @@ from longshore.core.containers import query, streams, succession
 from longshore.core.containers.attach import Attachment, Wanted
 from longshore.core.containers.container import Container, ExitStatus
 from longshore.core.containers.creation import Creator
-from longshore.core.containers.files import Files
+from longshore.core.containers.files import Files, remove_mount_points
 from longshore.core.containers.launch import cgroup_of
 from longshore.core.containers.lifecycle import Lifecycle
 from longshore.core.containers.measure import Measures
+from longshore.core.containers.networking import Joiner
 from longshore.core.containers.parts import Parts
 from longshore.core.containers.restore import Restorer
 from longshore.core.containers.streams import LogOptions
@@ -24,6 +25,7 @@ from longshore.core.model import CreateRequest, UpdateRequest, WaitCondition
 from longshore.core.names import check_name
 from longshore.core.restart import check_policy
 from longshore.core.spec import plan_resources
+from longshore.core.tasks import run_to_end
 from longshore.core.update import merge_update
 from longshore.core.validate import available_cpus, check_resources
 from longshore.errors import Conflict, EngineError, InvalidArgument
@@ -42,6 +44,7 @@ class Containers:
         self._measures = Measures(parts)
         self._restorer = Restorer(parts, self._lifecycle)
         parts.volumes.users = parts.store.users_of_volume
+        parts.networks.connector = Joiner(parts)
         parts.images.in_use = lambda id: parts.store.users_of_image(str(id))
         parts.images.running = lambda id: parts.store.users_of_image(str(id), running=True)
 
@@ -91,14 +94,14 @@ class Containers:
 
     async def stop(self, container: Container, *, timeout: int | None = None, signal: str = "") -> None:
         """NotModified when it does not run. `timeout` seconds until SIGKILL; -1 waits for ever."""
-        await self._lifecycle.stop(container, timeout=timeout, signal_name=signal)
+        await run_to_end(self._lifecycle.stop(container, timeout=timeout, signal_name=signal))
 
     async def kill(self, container: Container, signal: str = "KILL") -> None:
         """Conflict when it does not run. Does not wait for the end."""
         await self._lifecycle.kill(container, signal)
 
     async def restart(self, container: Container, *, timeout: int | None = None, signal: str = "") -> None:
-        await self._lifecycle.restart(container, timeout=timeout, signal_name=signal)
+        await run_to_end(self._lifecycle.restart(container, timeout=timeout, signal_name=signal))
 
     async def pause(self, container: Container) -> None:
         await self._lifecycle.pause(container)
@@ -117,7 +120,7 @@ class Containers:
 
     async def remove(self, container: Container, *, force: bool = False, volumes: bool = False) -> None:
         """`volumes`: its anonymous ones too. Conflict while it runs, unless `force`."""
-        await self._lifecycle.remove(container, force=force, volumes=volumes)
+        await run_to_end(self._lifecycle.remove(container, force=force, volumes=volumes))
 
     async def rename(self, container: Container, name: str) -> None:
         if not name:
@@ -253,8 +256,14 @@ class Containers:
         self._parts.announce(container, "extract-to-dir")
 
     def upper(self, container: Container) -> Path:
-        """The container's own layer, for commit and build (`images.commit(parent, upper, config)`)."""
-        return self._parts.snapshots.get(container.id).upper
+        """The container's own layer, for commit and build (`images.commit(parent, upper, config)`).
+
+        Of a container that does not run, without the empty mount points that its starts have made.
+        """
+        upper = self._parts.snapshots.get(container.id).upper
+        if not container.running:
+            remove_mount_points(upper)
+        return upper
 
     async def prune(
         self, filters: Mapping[str, Sequence[str]] | None = None

@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from longshore.core.clock import rfc3339
@@ -275,6 +276,8 @@ def _compare(upper: int, image: int, prefix: str, found: list[tuple[str, int]]) 
                 found.append((path, 2))
                 changed = True
             continue
+        if not known and is_mount_point(path, status):
+            continue
         found.append((path, 0 if known else 1))
         changed = True
         if stat.S_ISDIR(status.st_mode):
@@ -282,6 +285,36 @@ def _compare(upper: int, image: int, prefix: str, found: list[tuple[str, int]]) 
             with closing(os.open(name, flags, dir_fd=upper)) as below:
                 _compare(below, image, path, found)
     return changed
+
+
+# What every start mounts something on. Where the image lacks them, init makes them in the container's own layer.
+MOUNT_POINTS = frozenset({"/dev", "/proc", "/sys", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"})
+
+
+def is_mount_point(path: str, status: os.stat_result) -> bool:
+    """Whether an entry of the upper directory looks like a mount point made by a start, and not by the user."""
+    return path in MOUNT_POINTS and (stat.S_ISDIR(status.st_mode) or status.st_size == 0)
+
+
+def remove_mount_points(upper: Path) -> None:
+    """Take the empty mount points out of an upper directory that is not mounted; the next start makes them again."""
+    for path in MOUNT_POINTS:
+        folder, _, name = path.rpartition("/")
+        try:
+            parent = os.open(
+                upper / folder.lstrip("/"), os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            )
+        except OSError:
+            continue
+        with closing(parent):
+            try:
+                status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
+                    os.rmdir(name, dir_fd=parent)
+                elif stat.S_ISREG(status.st_mode) and status.st_size == 0:
+                    os.unlink(name, dir_fd=parent)
+            except OSError:
+                pass  # not there, or the user has put something in
 
 
 def _exists(image: int, path: str) -> bool:

@@ -14,14 +14,12 @@ from pathlib import Path
 
 from longshore.core import devices, spec
 from longshore.core.containers.container import Container
+from longshore.core.containers.networking import FILES, allocate_endpoints, release_endpoints, write_files
 from longshore.core.containers.parts import Parts
 from longshore.core.containers.record import Record
 from longshore.core.model import LogConfig
-from longshore.core.ports import plan_mappings
 from longshore.core.validate import log_limits
 from longshore.errors import Conflict, InvalidArgument, NotFound
-from longshore.network.files import host_resolv_conf, hosts_file, resolv_conf
-from longshore.network.model import Endpoint, EndpointRequest
 from longshore.runtime.client import Monitor
 from longshore.runtime.messages import Launch, LogTarget, OverlayRoot
 
@@ -77,7 +75,7 @@ class Launcher:
     def _plan(self, record: Record) -> Launch:
         parts = self._parts
         folder = parts.paths.folder(record.id)
-        files = self._write_files(record, folder)
+        files = self._files(record, folder)
         exit_record = parts.paths.exit_record(record.id)
         exit_record.unlink(missing_ok=True)  # of the last run, which the database knows
         state = parts.paths.state(record.id)
@@ -104,38 +102,14 @@ class Launcher:
             stdin_once=record.config.stdin_once,
         )
 
-    def _write_files(self, record: Record, folder: Path) -> dict[str, str]:
+    def _files(self, record: Record, folder: Path) -> dict[str, str]:
         """hosts, resolv.conf and hostname; with `--network container:x` those of x."""
-        host, config, defaults = record.host_config, record.config, self._parts.defaults
-        if host.network_mode.startswith("container:"):
-            folder = self._parts.paths.folder(self._peer(host.network_mode, "network").id)
+        mode = record.host_config.network_mode
+        if mode.startswith("container:"):
+            folder = self._peer(mode, "network").folder
         else:
-            addresses = [endpoint.ip for endpoint in record.endpoints.values()]
-            gateway = next(
-                (endpoint.gateway for endpoint in record.endpoints.values() if endpoint.gateway), ""
-            )
-            hosts = hosts_file(
-                addresses or (["127.0.1.1"] if host.network_mode == "host" else []),
-                config.hostname,
-                domainname=config.domainname,
-                extra=host.extra_hosts or (),
-                gateway=gateway or ("127.0.0.1" if host.network_mode == "host" else ""),
-            )
-            resolv = resolv_conf(
-                host_resolv_conf(),
-                dns=host.dns or defaults.dns,
-                search=host.dns_search or defaults.dns_search,
-                options=host.dns_options or defaults.dns_options,
-            )
-            for name, text in (
-                ("hosts", hosts),
-                ("resolv.conf", resolv),
-                ("hostname", f"{config.hostname}\n"),
-            ):
-                path = folder / name
-                path.write_text(text)
-                path.chmod(0o644)
-        return {f"/etc/{name}": str(folder / name) for name in ("resolv.conf", "hostname", "hosts")}
+            write_files(record, folder, self._parts.defaults)
+        return {f"/etc/{name}": str(folder / name) for name in FILES}
 
     def _peer(self, mode: str, what: str) -> Container:
         """The running container of a mode `container:x`."""
@@ -196,39 +170,6 @@ def own_capabilities() -> tuple[str, ...]:
     status = Path("/proc/self/status").read_text()
     mask = int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapBnd:")), 16)
     return tuple(name for number, name in enumerate(spec.ALL_CAPABILITIES) if mask >> number & 1)
-
-
-def allocate_endpoints(parts: Parts, record: Record) -> None:
-    """Reserve an address and the published ports in each network. All or none (the caller releases)."""
-    mappings = plan_mappings(
-        record.host_config.port_bindings,
-        record.config.exposed_ports,
-        publish_all=record.host_config.publish_all_ports,
-    )
-    predecessor = parts.store.find(record.successor_of)
-    if predecessor is None or not predecessor.running:
-        record.successor_of = ""
-    asked = record.networking.endpoints_config or {}
-    for number, (name, settings) in enumerate(asked.items()):
-        request = EndpointRequest(
-            container_id=record.id,
-            network=name,
-            ports=mappings if number == 0 else (),  # published ports belong to the first network
-            mac=settings.mac_address,
-            ip=settings.ipam_config.ipv4_address if settings.ipam_config else "",
-            name=record.name,
-            interface=f"eth{number}",
-            successor_of=record.successor_of,
-        )
-        record.endpoints[name] = parts.network.allocate(request)
-
-
-async def release_endpoints(parts: Parts, container: Container) -> None:
-    """Give every endpoint back and forget it (not saved). Twice is fine."""
-    endpoints: list[Endpoint] = list(container.record.endpoints.values())
-    container.record.endpoints = {}
-    for endpoint in endpoints:
-        await parts.network.unplug(endpoint)
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -9,7 +9,8 @@ import msgspec
 
 from longshore.core.clock import parse_rfc3339
 from longshore.core.containers.container import Container, ExitStatus
-from longshore.core.containers.launch import Launcher, cgroup_of, release_endpoints
+from longshore.core.containers.launch import Launcher, cgroup_of
+from longshore.core.containers.networking import release_endpoints
 from longshore.core.containers.parts import Parts
 from longshore.core.restart import next_delay, restarts_after_exit
 from longshore.core.tasks import run_to_end, spawn
