@@ -318,6 +318,8 @@ async def test_execs_leave_no_descriptors_and_no_zombies(lab: Lab, zygote: Zygot
         fds = len(list(Path(f"/proc/{pid}/fd").iterdir()))
         return fds, Path(f"/proc/{pid}/task/{pid}/children").read_text()
 
+    # Init is the monitor's own child, as soon as the launcher that forked it has ended
+    assert await asyncio.to_thread(wait_until, lambda: look()[1].split() == [str(monitor.pid)])
     before = look()
     for n in range(10):
         attached = await monitor.exec(Exec(f"a{n}", process("true"), stdin=True))
@@ -326,7 +328,6 @@ async def test_execs_leave_no_descriptors_and_no_zombies(lab: Lab, zygote: Zygot
         assert attached.writer is not None
         attached.writer.close()
     assert await asyncio.to_thread(wait_until, lambda: look() == before)
-    assert before[1].split() == [str(monitor.pid)]  # init is the monitor's own child
     await kill(monitor)
 
 

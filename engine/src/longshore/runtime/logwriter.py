@@ -109,6 +109,20 @@ def _cut_long(line: bytes) -> list[bytes]:
     return pieces
 
 
+def open_log(target: LogTarget) -> int:
+    """Open a log for appending, creating it, and mend what a killed writer left. Raises OSError."""
+    remove_file(f"{target.path}.new")  # it was rotating
+    fd = _open(target.path)
+    size = os.fstat(fd).st_size
+    if size and os.pread(fd, 1, size - 1) != b"\n":
+        os.write(fd, b"\n")  # ends its torn last entry, which the reader skips
+    return fd
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+
+
 class LogWriter:
     """Appends to one json-file log and rotates it by size.
 
@@ -116,22 +130,15 @@ class LogWriter:
     A full disk loses lines (counted in `lost`) but never leaves half an entry and never stops the container.
     """
 
-    def __init__(self, target: LogTarget) -> None:
-        """Opens for appending, creating the file. Raises OSError."""
+    def __init__(self, target: LogTarget, fd: int | None = None) -> None:
+        """`fd`: from `open_log(target)`, when that was done elsewhere; owned from here on. Raises OSError."""
         self.path = target.path
         self.max_size = target.max_size
         self.max_files = max(target.max_files, 1)
         self.lost = 0
         self._pending: dict[str, bytes] = {}
-        remove_file(f"{self.path}.new")  # of a writer that was killed while it rotated
-        self._fd = self._open(self.path)
+        self._fd = open_log(target) if fd is None else fd
         self._size = os.fstat(self._fd).st_size
-        if self._size and os.pread(self._fd, 1, self._size - 1) != b"\n":
-            self._append(b"\n")  # a killed monitor's last write: the reader skips the broken line
-
-    @staticmethod
-    def _open(path: str) -> int:
-        return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
 
     def write(self, stream: str, data: bytes) -> None:
         """Log what one read brought; an unfinished line waits for its end, as Docker does."""
@@ -180,7 +187,7 @@ class LogWriter:
         fresh = f"{self.path}.new"
         try:
             remove_file(fresh)
-            fd = self._open(fresh)
+            fd = _open(fresh)
             if self.max_files > 1:
                 for number in range(self.max_files - 1, 1, -1):
                     try:

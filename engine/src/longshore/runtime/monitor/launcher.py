@@ -6,6 +6,7 @@ container's process, hands the descriptors over and exits. The container's proce
 own child, because the monitor is a "subreaper" (PR_SET_CHILD_SUBREAPER, prctl(2)) just while it has a launcher;
 later orphans of a container without a pid namespace go to the host's init as ever.
 """
+# ruff: noqa: PTH103 (see records.py)
 
 import os
 import socket
@@ -18,8 +19,9 @@ import msgspec
 from longshore.errors import EngineError, InvalidArgument, StartFailed
 from longshore.kernel.descriptors import receive, send
 from longshore.kernel.processes import PR_SET_CHILD_SUBREAPER, prctl
-from longshore.runtime import wire
+from longshore.runtime import records, wire
 from longshore.runtime.init import Execution, Init, spawn_exec, spawn_init
+from longshore.runtime.logwriter import now_text, open_log
 from longshore.runtime.messages import Exec, Failed, Launch
 
 _GO = b"G"
@@ -31,12 +33,12 @@ class Spawned(msgspec.Struct, frozen=True, tag="spawned"):
     pid: int
     roles: tuple[str, ...]
     cgroup: str = ""
-    warnings: tuple[str, ...] = ()
 
 
 class Proceeded(msgspec.Struct, frozen=True, tag="proceeded"):
     """The container's program runs."""
 
+    started_at: str
     warnings: tuple[str, ...] = ()
 
 
@@ -70,7 +72,7 @@ class Launcher:
     def receive(self) -> tuple[Spawned | Proceeded | Failed, list[int]]:
         """Wait for the next message and its descriptors."""
         try:
-            data, descriptors = receive(self._channel)
+            data, descriptors = receive(self._channel, most=16)
         except ConnectionResetError:
             data, descriptors = b"", []
         if not data:
@@ -106,22 +108,65 @@ def _as_failed(message: Spawned | Proceeded | Failed) -> Failed:
 
 
 def launch_init(body: bytes) -> Launcher:
-    """A launcher that creates the container of a Launch message and then waits for `proceed()`."""
+    """A launcher that creates the container of a Launch message and then waits for `proceed()`.
+
+    It also prepares what the monitor needs: the state folder, the log and the control socket (roles "log"
+    and "listener"). The monitor cleans the state folder up, also after a failure.
+    """
 
     def work(channel: socket.socket) -> None:
-        init = spawn_init(_decode_launch(body))
+        launch = _decode_launch(body)
+        os.makedirs(launch.state_dir, mode=0o700, exist_ok=True)
+        records.remove_file(launch.exit_path)  # the last run's; must not be taken for this one's
+        extra = [("log", open_log(launch.log))] if launch.log else []
+        extra.append(("listener", _listen(launch.state_dir)))
+        init = spawn_init(launch)
         try:
-            send(channel, *_spawned(init, init.cgroup, init.warnings))
+            _write_state(launch, init)
+            send(channel, *_spawned(init, extra, init.cgroup))
             go = channel.recv(1)
         except OSError:
             go = b""
         if not go:  # the monitor gave up or is dead
             init.abandon()
             return
+        started_at = now_text()
         init.proceed()
-        channel.send(_encoder.encode(Proceeded(tuple(init.warnings))))
+        _write_state(launch, init, started_at)
+        channel.send(_encoder.encode(Proceeded(started_at, tuple(init.warnings))))
 
     return Launcher(work)
+
+
+def _listen(state_dir: str) -> int:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # Through the folder's descriptor: sun_path holds only 107 bytes (unix(7))
+    folder = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        path = f"/proc/self/fd/{folder}/{records.SOCKET_NAME}"
+        records.remove_file(path)
+        listener.bind(path)
+    finally:
+        os.close(folder)
+    listener.listen(64)
+    listener.setblocking(False)
+    return listener.detach()
+
+
+def _write_state(launch: Launch, init: Init, started_at: str = "") -> None:
+    monitor = os.getppid()
+    records.write_state(
+        launch.state_dir,
+        records.RunState(
+            id=launch.id,
+            pid=monitor,
+            pid_start=records.start_time(monitor) or 0,
+            init_pid=init.pid,
+            init_start=records.start_time(init.pid) or 0,
+            cgroup=init.cgroup,
+            started_at=started_at,
+        ),
+    )
 
 
 def launch_exec(body: bytes, init_pidfd: int, request: Exec) -> Launcher:
@@ -137,7 +182,7 @@ def launch_exec(body: bytes, init_pidfd: int, request: Exec) -> Launcher:
             stdin=request.attach and request.stdin,
             output=request.attach,
         )
-        send(channel, *_spawned(execution, "", execution.warnings))
+        send(channel, *_spawned(execution, [], ""))
 
     return Launcher(work)
 
@@ -149,7 +194,7 @@ def _decode_launch(body: bytes) -> Launch:
         raise InvalidArgument("the launch message is invalid", detail=str(error)) from error
 
 
-def _spawned(process: Init | Execution, cgroup: str, warnings: list[str]) -> tuple[bytes, list[int]]:
+def _spawned(process: Init | Execution, extra: list[tuple[str, int]], cgroup: str) -> tuple[bytes, list[int]]:
     pairs = [
         ("pid", process.pidfd),
         ("stdin", process.stdin_fd),
@@ -159,8 +204,8 @@ def _spawned(process: Init | Execution, cgroup: str, warnings: list[str]) -> tup
     ]
     if isinstance(process, Init):
         pairs += [("netns", process.netns_fd), ("netlink", process.netlink_fd)]
-    present = [(role, fd) for role, fd in pairs if fd is not None]
-    message = Spawned(process.pid, tuple(role for role, _ in present), cgroup, tuple(warnings))
+    present = [(role, fd) for role, fd in pairs if fd is not None] + extra
+    message = Spawned(process.pid, tuple(role for role, _ in present), cgroup)
     return _encoder.encode(message), [fd for _, fd in present]
 
 

@@ -1,5 +1,4 @@
 """One run of one container, from the Launch to the exit record."""
-# ruff: noqa: PTH103 (see records.py)
 
 import errno
 import fcntl
@@ -111,7 +110,7 @@ class Monitor:
         self._loop.run_until(lambda: self._over)
         if self._status is not None:
             self._finish(self._status)
-        elif self._record is None and not self._started_at and self._listener is not None:
+        elif self._init is not None:
             self._give_up(Failed(f"container {self._head.id} ended before it was started"))
 
     def abort(self, reason: str) -> None:
@@ -137,19 +136,17 @@ class Monitor:
 
     def _create(self) -> Failed | None:
         head = self._head
-        self._launcher = launch_init(self._body)  # works while we prepare our part
-        os.makedirs(head.state_dir, mode=0o700, exist_ok=True)
-        records.remove_file(head.exit_path)  # the last run's; must not be taken for this one's
-        log = LogWriter(head.log) if head.log else None
-        self._listener = self._listen()
+        self._launcher = launch_init(self._body)
         init, descriptors = self._launcher.receive()
         if not isinstance(init, Spawned):
             return init if isinstance(init, Failed) else Failed("the launcher mixed up its messages")
         self._init = init
         fds = dict(zip(init.roles, descriptors, strict=True))
         self._pidfd = fds["pid"]
-        self._write_state()
+        log = LogWriter(head.log, fds["log"]) if head.log else None
         self._stdio = self._make_stdio(fds, log=log, stdin_once=head.stdin_once)
+        self._listener = socket.socket(fileno=fds["listener"])
+        self._loop.add(fds["listener"], IN, self._accept)
         self._loop.add(self._pidfd, IN, self._init_died)
         network = [fds[role] for role in ("netns", "netlink") if role in fds]
         self._tell(Created(init.pid), network)
@@ -168,48 +165,16 @@ class Monitor:
             stdin_once=stdin_once,
         )
 
-    def _listen(self) -> socket.socket:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # Through the folder's descriptor: sun_path holds only 107 bytes (unix(7))
-        folder = os.open(self._head.state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            path = f"/proc/self/fd/{folder}/{records.SOCKET_NAME}"
-            records.remove_file(path)
-            listener.bind(path)
-        finally:
-            os.close(folder)
-        listener.listen(64)
-        listener.setblocking(False)
-        self._loop.add(listener.fileno(), IN, self._accept)
-        return listener
-
-    def _write_state(self) -> None:
-        assert self._init is not None
-        records.write_state(
-            self._head.state_dir,
-            records.RunState(
-                id=self._head.id,
-                pid=os.getpid(),
-                pid_start=records.start_time(os.getpid()) or 0,
-                init_pid=self._init.pid,
-                init_start=records.start_time(self._init.pid) or 0,
-                cgroup=self._init.cgroup,
-                started_at=self._started_at,
-            ),
-        )
-
     def _start(self) -> None:
         if self._started_at or self._launcher is None:
             self._tell(Started(self._started_at))
             return
-        started_at = now_text()
         answer = self._launcher.proceed()
         if isinstance(answer, Failed):
             self._give_up(answer)
             return
-        self._started_at = started_at
-        self._write_state()
-        self._tell(Started(started_at, answer.warnings))
+        self._started_at = answer.started_at
+        self._tell(Started(answer.started_at, answer.warnings))
         self._launcher.end()  # from here on init is our child
         self._launcher = None
 
