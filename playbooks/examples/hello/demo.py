@@ -194,10 +194,10 @@ class Poller(threading.Thread):
         super().__init__(daemon=True)
         self.addresses = [f"http://{machine_ip(name)}:{PORT}/" for name in HOSTS]
         self.requests, self.failures = 0, list[str]()
-        self._stop = threading.Event()
+        self._ended = threading.Event()
 
     def run(self) -> None:
-        while not self._stop.is_set():
+        while not self._ended.is_set():
             for address in self.addresses:
                 self.requests += 1
                 try:
@@ -205,10 +205,10 @@ class Poller(threading.Thread):
                         answer.read()
                 except OSError as error:
                     self.failures.append(f"{address}: {error}")
-            self._stop.wait(0.02)
+            self._ended.wait(0.02)
 
     def stop(self) -> None:
-        self._stop.set()
+        self._ended.set()
         self.join()
 
 
