@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -447,6 +448,58 @@ def test_a_privileged_container_writes_its_own_cgroups(box: Box) -> None:
     names = {f"{hierarchy.name}/" for hierarchy in layout().used()} if not layout().pure_v2 else set()
     assert names <= set(result.out.split())
     assert result.out.endswith("node\nmounted\n")
+
+
+NESTED = """
+import sys, tempfile
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from runtime_lab import Box, cgroup_parent
+from longshore.oci.runtime_spec import DeviceRule, Pids, Resources
+with tempfile.TemporaryDirectory(dir=sys.argv[2]) as folder, cgroup_parent():
+    resources = Resources(pids=Pids(9), devices=(DeviceRule(False), DeviceRule(True, "c", 1, 3)))
+    result = Box(Path(folder)).script("echo $$ in $(hostname); head -c1 /dev/zero", resources=resources)
+    print(result.code, result.out, result.err)
+"""
+
+
+def test_an_engine_runs_inside_a_privileged_container(box: Box, tmp_path: Path) -> None:
+    from longshore.kernel.capabilities import NAMES
+
+    sets = Capabilities(bounding=NAMES, effective=NAMES, permitted=NAMES)
+    mounts = (*MOUNTS[:-1], Mount("/sys/fs/cgroup", "cgroup", "cgroup", ("rw",)))
+    result = box.run(
+        sys.executable,
+        "-c",
+        NESTED,
+        str(Path(__file__).parent),
+        str(tmp_path),
+        root=PlainRoot("/"),
+        mounts=mounts,
+        capabilities=sets,
+        annotations={},
+        masked_paths=(),
+        readonly_paths=(),
+    )
+    assert "1 in box" in result.out, result.err
+    assert "/dev/zero: Operation not permitted" in result.out
+
+
+def test_the_tiny_init_shares_the_terminal(box: Box) -> None:
+    def look(running: Running) -> tuple[int, bytes]:
+        assert running.init.console_fd is not None
+        ready = os.read(running.init.console_fd, 100)
+        os.write(running.init.console_fd, b"\x03")
+        code = os.waitstatus_to_exitcode(os.waitpid(running.init.pid, 0)[1])
+        return code, ready + os.read(running.init.console_fd, 1000)
+
+    script = (
+        "trap 'echo once; n=1$n' INT; echo ready; while test -z $n; do sleep 0.05; done; sleep 0.1; exit $n"
+    )
+    code, out = box.with_running(
+        look, "sh", "-c", script, terminal=True, annotations={INIT_ANNOTATION: "true"}
+    )
+    assert (code, out.count(b"once")) == (1, 1)
 
 
 def test_memory_beyond_the_limit_is_noticed(box: Box) -> None:

@@ -116,7 +116,10 @@ def _make(hierarchy: Hierarchy, cgroup: str) -> str:
         raise StartFailed(
             f'error creating cgroup "{path}": {words(error)}', errno=error.errno or 0
         ) from error
-    if hierarchy.version == 1 and "cpuset" in hierarchy.controllers:
+    if hierarchy.version == 2:
+        if len(files.read(f"{path}/cgroup.controllers").split()) < len(hierarchy.controllers):
+            _make_parents(hierarchy, cgroup)  # they exist, but have not given everything on
+    elif "cpuset" in hierarchy.controllers:
         _inherit_cpuset(path)
     return path
 
@@ -230,8 +233,11 @@ def _try_write(path: str, value: str) -> bool:
         return False
 
 
-def join_self(cgroup: str) -> None:
+def join_self(cgroup: str, *, beside: int | None = None) -> None:
     """Move the calling process in.
+
+    `beside`: a process whose own group is taken when the container has divided its group, because a v2 group
+    with children takes no processes (cgroups(7)).
 
     In v1 by "0" into `tasks`: the migration of just the calling thread needs no global lock and so no RCU grace
     period (Linux cgroup_procs_write_start), 0.04 ms instead of 0.1 to 15 ms.
@@ -249,10 +255,20 @@ def join_self(cgroup: str) -> None:
 # Acting on the processes
 
 
+def _primary(where: Layout) -> list[Hierarchy]:
+    for controller in ("pids", "memory", "freezer", "devices"):
+        if hierarchy := where.find(controller):
+            return [hierarchy]
+    return list(where.used())
+
+
 def processes(cgroup: str) -> set[int]:
-    """All processes in the group and below."""
+    """All processes in the group and below.
+
+    One hierarchy answers for all: nobody without the host's own cgroups at hand can be in the group of only some.
+    """
     found: set[int] = set()
-    for hierarchy in layout().used():
+    for hierarchy in _primary(layout()):
         for directory, _below, _files in os.walk(hierarchy.path(cgroup)):
             try:
                 found.update(map(int, files.read(f"{directory}/cgroup.procs").split()))

@@ -43,9 +43,11 @@ class InitJob:
 
 @dataclass(slots=True)
 class ExecJob:
+    id: str
     plan: ProcessPlan
     cgroup: str
     pidfd: int
+    init_pid: int
     kinds: int
     stdio: tuple[int, ...]
     channel: socket.socket
@@ -76,10 +78,7 @@ def _start_init(job: InitJob) -> NoReturn:
     if plan.domainname:
         with Doing("setting the domain name"):
             ns.setdomainname(plan.domainname)
-    try:
-        processes.join_session_keyring(f"longshore.{plan.id}")
-    except OSError:
-        pass  # EDQUOT, or a kernel without keyrings: nothing can leak then either
+    _own_keyring(plan.id)
     if plan.late_sysctls and proc_fd is not None:
         program.wait_for_permission(channel)
         rootfs.write_sysctls(proc_fd, plan.late_sysctls)
@@ -146,6 +145,14 @@ def _build_root(job: InitJob) -> tuple[int, int | None, int | None]:
     return root_fd, console, proc_fd
 
 
+def _own_keyring(container_id: str) -> None:
+    """The session keyring is inherited and not namespaced: without this the container possesses the host's."""
+    try:
+        processes.join_session_keyring(f"longshore.{container_id}")
+    except OSError:
+        pass  # EDQUOT, or a kernel without keyrings
+
+
 def run_exec(job: ExecJob) -> NoReturn:
     try:
         program.become_child((job.channel.fileno(), *job.stdio, job.pidfd))
@@ -161,7 +168,8 @@ def _start_exec(job: ExecJob) -> NoReturn:
     warnings: list[str] = []
     program.set_limits(plan, warnings)
     _tell(channel, warnings)
-    cgroups.join_self(job.cgroup)
+    cgroups.join_self(job.cgroup, beside=job.init_pid)
+    _own_keyring(job.id)
     proc_fd = rootfs.private_procfs() if plan.apparmor_profile else None
     with Doing("joining the container"):
         ns.setns(job.pidfd, job.kinds)

@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from longshore.errors import EngineError, StartFailed
+from longshore.kernel import cgroups as files
 from longshore.kernel import namespaces as ns
 from longshore.kernel.descriptors import close_quietly, receive
 from longshore.oci.runtime_spec import SECCOMP_ANNOTATION, Process, Spec
@@ -264,7 +265,9 @@ def spawn_exec(
             ns.setns(init_pidfd, ns.CLONE_NEWPID)
         except OSError as error:
             raise StartFailed(f"{_EXEC_PREFIX}container is not running", errno=error.errno or 0) from error
-        job = child.ExecJob(plan, cgroup, init_pidfd, kinds, pipes.theirs, theirs, seccomp)
+        job = child.ExecJob(
+            container_id, plan, cgroup, init_pidfd, _pid_of(init_pidfd), kinds, pipes.theirs, theirs, seccomp
+        )
         with theirs:
             pid = _fork(lambda: child.run_exec(job))
         undo.callback(_kill_and_reap, pid, None)
@@ -282,6 +285,14 @@ def spawn_exec(
         undo.pop_all()
         ours.close()
         return execution
+
+
+def _pid_of(pidfd: int) -> int:
+    """The number of a living process as we see it, from the pidfd's own record, proc(5)."""
+    for line in files.read(f"/proc/self/fdinfo/{pidfd}").splitlines():
+        if line.startswith("Pid:"):
+            return int(line[4:])
+    return -1
 
 
 def _joined_kinds(spec: Spec) -> int:
