@@ -290,7 +290,9 @@ def test_provisioning_end_to_end(cli: Any, sshd: Any, bundle: Any, tls_engine: A
 
     # over real mutual TLS from here on
     url = f"tcp://127.0.0.1:{tls_engine.port}"
-    env = cli("env", "--shell", "bash", "web1")
+    # what the environment says about the web's authorities and proxies is not meant for engines
+    web = {"REQUESTS_CA_BUNDLE": "/etc/ssl/certs/ca-certificates.crt", "HTTPS_PROXY": "http://127.0.0.1:1"}
+    env = cli("env", "--shell", "bash", "web1", **web)
     assert env.out.splitlines()[:4] == [
         'export DOCKER_TLS_VERIFY="1"',
         f'export DOCKER_HOST="{url}"',

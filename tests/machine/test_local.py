@@ -127,6 +127,7 @@ def test_the_machine_gets_its_identity_before_it_starts(cli: Any, engine: Engine
     engine.answers["GET", "/images/mine:1/json"] = {"Id": "sha256:1", "Config": {}}
     engine.answers["POST", "/containers/create"] = {"Id": "c0ffee", "Warnings": []}
     engine.answers["PUT", "/containers/c0ffee/archive"] = {}
+    engine.answers["GET", "/containers/c0ffee/json"] = _container(tmp_path, status="created")
     failed = _create(cli, tmp_path, "--local-image=mine:1", "--local-memory=512m", "--local-cpus=1.5")
     assert failed.code == 1
     assert "no /containers/c0ffee/start" in failed.err

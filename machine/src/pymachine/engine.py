@@ -12,12 +12,17 @@ from docker.tls import TLSConfig
 
 from pymachine.errors import EngineUnreachable
 
+_API = "1.41"  # of a version request; any that the engine serves would do
+
 
 def version(url: str, certificates: Path | None, *, timeout: float = 10.0) -> str:
     """Ping the engine and return its version. Raises EngineUnreachable, whose text says which side is at fault."""
     try:
         tls = _tls(certificates) if certificates is not None else False
-        client: Any = docker.APIClient(base_url=url, tls=tls, version="auto", timeout=max(1, int(timeout)))
+        # A fixed version, because "auto" would ask before trust_env is off. requests lets REQUESTS_CA_BUNDLE
+        # and HTTPS_PROXY win over a session's own settings, and neither is meant for our engines.
+        client: Any = docker.APIClient(base_url=url, tls=tls, version=_API, timeout=max(1, int(timeout)))
+        client.trust_env = False
         try:
             client.ping()
             return str(client.version(api_version=False)["Version"])

@@ -196,6 +196,7 @@ class LocalDriver(Driver):
 
     def start(self) -> None:
         with self._engine() as engine:
+            _inspect(engine, self._id)  # says it better when the container is gone
             engine.start(self._id)
             deadline = time.monotonic() + 10
             while not (address := _address(_inspect(engine, self._id))):
@@ -209,12 +210,14 @@ class LocalDriver(Driver):
 
     def stop(self) -> None:
         with self._engine() as engine:
+            _inspect(engine, self._id)
             engine.stop(self._id, timeout=_STOP_SECONDS)
 
     def kill(self) -> None:
         with self._engine() as engine:
             if _state(_inspect(engine, self._id)) is State.RUNNING:
                 engine.kill(self._id)
+                engine.wait(self._id, timeout=_STOP_SECONDS, condition="not-running")
 
     def state(self, *, timeout: float = 10.0) -> State:
         with self._engine(timeout) as engine:
