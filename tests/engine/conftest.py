@@ -1,6 +1,8 @@
 """A private daemon for tests: own roots, bridge and socket; leaves nothing behind."""
 
 import asyncio
+import compileall
+import functools
 import importlib.util
 import json
 import os
@@ -79,6 +81,7 @@ class DaemonUnderTest:
 
     def start(self) -> None:
         """Returns when it answers a ping."""
+        _compile_sources()
         (self.folder / "daemon.json").write_text("{}")
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
@@ -183,6 +186,12 @@ class DaemonUnderTest:
                 self.process.wait()
             asyncio.run(_remove_network(self.bridge, self.bip))
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@functools.cache
+def _compile_sources() -> None:
+    """As an installed engine is: without it every start pays for compiling (PYTHONDONTWRITEBYTECODE is common)."""
+    compileall.compile_dir(ROOT / "engine/src", quiet=2)
 
 
 class Done:

@@ -70,7 +70,9 @@ async def register_image(request: Request) -> AnyReply:
         layers = [msgspec.convert(layer, Descriptor, from_attributes=True) for layer in contents.layers]
         manifest = None
         if contents.manifest is not None:
-            manifest = await asyncio.to_thread(engine.images.content.read, contents.manifest.blob, MAX_MANIFEST)
+            manifest = await asyncio.to_thread(
+                engine.images.content.read, contents.manifest.blob, MAX_MANIFEST
+            )
         image = await engine.images.add(
             config, layers, manifest, references=[reference.with_default_tag().canonical]
         )

@@ -9,7 +9,6 @@ import select
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from email.utils import formatdate
 from typing import cast
 
 import msgspec
@@ -459,6 +458,8 @@ class Connection(asyncio.Protocol):
             self._transport.write(wire.encode_head(error.status, headers) + body)
 
 
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _stamp: tuple[int, str] = (0, "")
 
 
@@ -467,5 +468,8 @@ def _date() -> str:
     global _stamp
     now = int(time.time())
     if _stamp[0] != now:
-        _stamp = (now, formatdate(now, usegmt=True))
+        at = time.gmtime(now)  # not strftime: names of days must not depend on the locale
+        day, month = _DAYS[at.tm_wday], _MONTHS[at.tm_mon - 1]
+        clock = f"{at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02}"
+        _stamp = (now, f"{day}, {at.tm_mday:02} {month} {at.tm_year} {clock} GMT")
     return _stamp[1]

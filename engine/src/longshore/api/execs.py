@@ -9,7 +9,7 @@ from longshore.core.containers import LogOptions
 from longshore.core.containers.streams import frame
 from longshore.core.execs import ExecSession
 from longshore.core.model import ExecRequest, ExecStartRequest, decode
-from longshore.errors import Conflict, InvalidArgument, StartFailed
+from longshore.errors import EngineError, InvalidArgument
 
 
 async def attach(request: Request) -> AnyReply:
@@ -64,23 +64,23 @@ async def start_exec(request: Request) -> AnyReply:
     if body.detach:
         await execs.start(session, detach=True)
         return Reply(200)
-    if session.started:
-        raise Conflict(f"Error: Exec command {session.id} is already running")
+    execs.check_start(session)
     tty = session.request.tty
     media = RAW if tty or request.version < (1, 42) else MULTIPLEXED
-    keys = parse_detach_keys(session.request.detach_keys)
-    try:
-        streams = await execs.start(session)
-    except StartFailed as error:
-        text = f"{error}\r\n".encode()
-        return Hijack(lambda client: client.write(text if tty else frame("stderr", text)), content_type=media)
+    keys = parse_detach_keys(session.request.detach_keys) if tty else b""
 
     async def serve(client: ClientStream) -> None:
+        # Only now: docker-py loses output that comes in one packet with the headers
+        try:
+            streams = await execs.start(session)
+        except EngineError as error:
+            text = f"{error}\r\n".encode()
+            await client.write(text if tty else frame("stderr", text))
+            return
         ended = True
         if streams:
-            ended = await copy_streams(
-                client, *streams, stdin=session.request.attach_stdin, detach_keys=keys if tty else b""
-            )
+            stdin = session.request.attach_stdin
+            ended = await copy_streams(client, *streams, stdin=stdin, detach_keys=keys)
         if ended:
             await execs.wait(session)  # clients ask for the exit code as soon as the stream ends
 

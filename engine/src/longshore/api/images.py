@@ -251,10 +251,11 @@ async def commit_container(request: Request) -> AnyReply:
     reference = join_tag(query.get("repo", ""), query.get("tag", "")) if query.get("repo") else ""
     if reference:
         parse_reference(reference)
-    given = {name: value for name, value in (await request.json(dict[str, Any])).items() if value is not None}
     own = msgspec.to_builtins(container.record.config) | {"Hostname": "", "Domainname": ""}
+    given = await request.json(dict[str, Any])
+    told = {name: value for part in (own, given) for name, value in part.items() if value is not None}
     try:
-        defaults = msgspec.convert(own | given, ContainerDefaults)
+        defaults = msgspec.convert(told, ContainerDefaults)
     except msgspec.ValidationError as cause:
         raise InvalidArgument("invalid config in request body", detail=str(cause)) from cause
     for change in query.all("changes"):

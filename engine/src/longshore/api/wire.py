@@ -18,7 +18,7 @@ _HEX = re.compile(rb"[0-9A-Fa-f]{1,15}")
 _REASONS = {int(status): status.phrase for status in HTTPStatus} | {101: "UPGRADED"}
 
 
-class BadRequest(Exception):  # noqa: N818 - named as the status is
+class BadRequest(Exception):
     """The peer does not speak HTTP/1.1 as we read it; the connection cannot go on."""
 
     def __init__(self, reason: str, status: int = 400) -> None:

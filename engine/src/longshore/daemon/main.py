@@ -11,13 +11,17 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from longshore import __version__
 from longshore.api.server import Api, Server, collect_routes
 from longshore.daemon import claims, logs
 from longshore.daemon.settings import Settings, parse_settings, reloaded
-from longshore.daemon.wiring import Parts, compose
 from longshore.errors import EngineError, Unsupported
+from longshore.runtime.client import Zygote
+
+if TYPE_CHECKING:
+    from longshore.daemon.wiring import Parts
 
 log = logging.getLogger("longshore.daemon")
 
@@ -45,8 +49,15 @@ class Daemon:
             stack.callback(lock.release)
             claims.write_pidfile(settings.pid_path)
             stack.callback(claims.remove_own, settings.pid_path, None)
-            parts = self._parts = await stack.enter_async_context(compose(settings))
-            server = Server(Api(parts.engine, collect_routes()))
+            # Its interpreter starts on another core while this one imports the rest of the engine.
+            zygote = asyncio.create_task(Zygote.start())
+            stack.push_async_callback(_settle, zygote)
+            await asyncio.sleep(0)
+            from longshore.daemon.wiring import compose
+
+            routes = collect_routes()
+            parts = self._parts = await stack.enter_async_context(compose(settings, zygote))
+            server = Server(Api(parts.engine, routes))
             stack.push_async_callback(server.close)
             for host in settings.hosts:
                 await self._listen(server, host, stack)
@@ -98,6 +109,14 @@ class Daemon:
         if self._parts is not None:
             self._parts.reload(settings)
         log.info("settings reloaded%s", f"; a restart is needed for: {', '.join(stuck)}" if stuck else "")
+
+
+async def _settle(zygote: "asyncio.Task[Zygote]") -> None:
+    """A start that failed half-way leaves no zygote behind. Closing twice is fine."""
+    try:
+        await (await zygote).close()
+    except EngineError:
+        pass  # it did not start, which was told
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

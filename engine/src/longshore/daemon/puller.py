@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 from longshore.oci.reference import Reference
 
 if TYPE_CHECKING:
-    from longshore.core.images_model import Pulled
     from longshore.registry.auth import Credentials
-    from longshore.registry.client import RegistryClient
+    from longshore.registry.client import Pulled, RegistryClient
     from longshore.storage.content import ContentStore
 
 

@@ -1,8 +1,7 @@
 """Puts the engine together from the settings and takes it apart again, in the opposite order."""
 
-import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,9 +52,10 @@ def facts_of(settings: Settings) -> SystemFacts:
 
 
 @asynccontextmanager
-async def compose(settings: Settings) -> AsyncGenerator[Parts]:
+async def compose(settings: Settings, starting: Awaitable[Zygote]) -> AsyncGenerator[Parts]:
     """The engine, restored: running containers are found again before anybody can ask.
 
+    `starting`: the zygote, on its way.
     Raises EngineError. On leaving, everything is let go and the containers run on.
     """
     data, run = Path(settings.data_root), Path(settings.exec_root)
@@ -72,8 +72,8 @@ async def compose(settings: Settings) -> AsyncGenerator[Parts]:
         manager = NetworkManager(NetworkSettings(bridge=settings.bridge, bip=settings.bip, mtu=settings.mtu))
         networks = Networks(database, manager, events)
         stack.push_async_callback(manager.close)
-        # The slow parts, at the same time: an interpreter that imports, a kernel that makes links.
-        zygote, _ = await asyncio.gather(Zygote.start(), networks.setup())
+        await networks.setup()
+        zygote = await starting
         stack.push_async_callback(zygote.close)
         paths = core.Paths(data, run)
         parts = core.Parts(
