@@ -69,15 +69,20 @@ class Execs:
             raise NotFound(f"No such exec instance: {id}")
         return matches[0]
 
+    def check_start(self, session: ExecSession) -> None:
+        """Conflict when it was started before or its container does not run."""
+        if session.started:
+            raise Conflict(f"Error: Exec command {session.id} has already run")
+        self._must_run(session.container)
+
     async def start(self, session: ExecSession, *, detach: bool = False) -> Streams | None:
         """Run it; streams unless detached: Docker's frames out (raw with a tty), raw bytes in.
 
         Raises StartFailed (the exit code is 126 or 127 then), Conflict when it was started before or the container
         does not run.
         """
-        if session.started:
-            raise Conflict(f"Error: Exec command {session.id} has already run")
-        monitor = self._must_run(session.container).monitor
+        self.check_start(session)
+        monitor = session.container.monitor
         if monitor is None:
             raise Conflict(f"container {session.container.id} is not running")
         request = session.request
