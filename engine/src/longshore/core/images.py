@@ -27,7 +27,7 @@ from longshore.core.images_filters import filter_images, has_labels, history_of,
 from longshore.core.images_model import Image, Layer, Progress, Publisher, Puller, RegistryAuth
 from longshore.core.images_removal import Surroundings, plan_removal
 from longshore.core.images_streams import ThreadSource, from_thread, in_thread
-from longshore.errors import Conflict, EngineError, InvalidArgument, NotFound, Unavailable, Unsupported
+from longshore.errors import Conflict, InvalidArgument, NotFound, Unavailable, Unsupported
 from longshore.oci.changes import apply_change
 from longshore.oci.descriptor import OCI_CONFIG, OCI_MANIFEST, Descriptor, host_platform
 from longshore.oci.digest import Digest, parse_digest, sha256_of
@@ -470,7 +470,7 @@ class Images:
             async with asyncio.TaskGroup() as group:
                 for descriptor, diff_id in layers:
                     group.create_task(one(descriptor, diff_id))
-        except* EngineError as failures:
+        except ExceptionGroup as failures:  # not except*: what that raises is wrapped in a group again
             raise failures.exceptions[0] from None
 
     def _settle_soon(self) -> None:

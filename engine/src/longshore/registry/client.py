@@ -17,7 +17,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from longshore.errors import EngineError, InvalidArgument, NotFound, Unauthorized, Unavailable, Unsupported
+from longshore.errors import InvalidArgument, NotFound, Unauthorized, Unavailable, Unsupported
 from longshore.oci.descriptor import (
     DOCKER_MANIFEST,
     DOCKER_MANIFEST_LIST,
@@ -339,7 +339,7 @@ class _Pull:
             async with asyncio.TaskGroup() as group:
                 for layer in distinct:
                     group.create_task(fetch(layer))
-        except* EngineError as failures:
+        except ExceptionGroup as failures:  # not except*: what that raises is wrapped in a group again
             raise failures.exceptions[0] from None
 
     async def layer(self, descriptor: Descriptor) -> None:

@@ -79,7 +79,10 @@ def read_archive(source: Source, content: ContentStore, platform: Platform) -> l
     """
     members = _Members(content)
     try:
-        members.read(TarReader(decompressed(source)))
+        plain = decompressed(source)
+        members.read(TarReader(plain))
+        while plain.read(CHUNK):
+            pass  # to the checksum, and to the end of what the client sends
     except (TarError, CompressionError) as cause:
         raise InvalidArgument("invalid image archive", detail=str(cause)) from cause
     found = _from_layout(members, platform) or _from_manifest_json(members)
