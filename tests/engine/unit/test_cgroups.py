@@ -165,7 +165,13 @@ def test_rules_before_everything_do_not_count() -> None:
     assert simplify((NULL, DENY, PTS)) == (DENY, PTS)
     assert simplify((DENY, NULL, ALL)) == ()
     assert simplify((ALL, DISK)) == (DISK,)
-    assert [write.value for write in plan_v1(Resources(devices=(DENY, PTS)))] == ["a", "c 136:* rw"]
+
+
+def test_default_devices_follow_a_policy_and_only_a_policy() -> None:
+    values = [write.value for write in plan_v1(Resources(devices=(DENY, PTS, NULL)))]
+    assert values[:3] == ["a", "c 136:* rw", "c 1:3 rwm"]
+    assert values.count("c 1:3 rwm") == 1 and "c 5:0 rwm" in values
+    assert plan_v1(Resources(devices=(ALL,))) == plan_v1(Resources()) == []
 
 
 def execute(program: bytes, kind: int, access: int, major: int, minor: int) -> int:

@@ -12,7 +12,7 @@ import struct
 from longshore.errors import StartFailed
 from longshore.kernel import bpf
 from longshore.oci.runtime_spec import DeviceRule
-from longshore.runtime.cgroup_plan import is_everything, simplify
+from longshore.runtime.cgroup_plan import is_everything, simplify, with_defaults
 from longshore.runtime.steps import words
 
 _TYPES = {"b": 1, "c": 2}  # BPF_DEVCG_DEV_*
@@ -88,7 +88,7 @@ def attach_device_policy(path: str, rules: tuple[DeviceRule, ...], *, replace: b
     Raises StartFailed. Where programs are forbidden to us (EPERM inside a nested container) the parent's policy
     holds and a warning says so.
     """
-    kept = simplify(rules)
+    kept = simplify(with_defaults(rules))
     # What no rule speaks about is as in the parent, unless the policy starts with "deny everything".
     default_allow = not (kept and is_everything(kept[0]))
     group = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -140,7 +140,7 @@ def _network_v1(resources: Resources) -> Iterator[Write]:
 
 
 def _devices_v1(rules: tuple[DeviceRule, ...]) -> Iterator[Write]:
-    for rule in simplify(rules):
+    for rule in simplify(with_defaults(rules)):
         if is_everything(rule):
             value = "a"
         else:
@@ -151,6 +151,25 @@ def _devices_v1(rules: tuple[DeviceRule, ...]) -> Iterator[Write]:
 
 def is_everything(rule: DeviceRule) -> bool:
     return rule.type == "a" and rule.major is None and rule.minor is None and set(rule.access) >= set("rwm")
+
+
+# What every container may use whatever its policy: nodes that are made for it, terminals, and making nodes
+# (a node alone opens nothing). The same as runc adds.
+DEFAULT_DEVICE_RULES = (
+    DeviceRule(True, "c", None, None, "m"),
+    DeviceRule(True, "b", None, None, "m"),
+    *(
+        DeviceRule(True, "c", major, minor, "rwm")
+        for major, minor in ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (136, None))
+    ),
+)
+
+
+def with_defaults(rules: tuple[DeviceRule, ...]) -> tuple[DeviceRule, ...]:
+    """The policy of a container: its rules, then the defaults that it does not have yet. No rules: no policy."""
+    if not simplify(rules):
+        return rules
+    return (*rules, *(rule for rule in DEFAULT_DEVICE_RULES if rule not in rules))
 
 
 def simplify(rules: tuple[DeviceRule, ...]) -> tuple[DeviceRule, ...]:
