@@ -321,7 +321,18 @@ class Monitor:
         try:
             return await connect_control(self._state_dir)
         except OSError as error:
-            raise Conflict(f"container {self.id} is not running") from error
+            raise await self._why_gone() from error
+
+    async def _why_gone(self) -> EngineError:
+        """Nobody answers. A start that failed has told its reason, or is about to, over the watch connection."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await asyncio.shield(self._started)
+        except EngineError as reason:
+            return reason
+        except TimeoutError:
+            pass
+        return Conflict(f"container {self.id} is not running")
 
     async def _ask(self, connection: socket.socket, message: Attach | Exec, answer: type[Answer]) -> Answer:
         """Send a request on its own connection and return the answer. Raises what the monitor reports."""
@@ -332,7 +343,7 @@ class Monitor:
         except TimeoutError as error:
             raise Unavailable(f"the monitor of container {self.id} does not answer") from error
         except (OSError, EOFError) as error:
-            raise Conflict(f"container {self.id} is not running") from error
+            raise await self._why_gone() from error
         if isinstance(reply, Failed):
             raise error_from(reply)
         if not isinstance(reply, answer):

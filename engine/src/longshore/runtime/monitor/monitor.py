@@ -111,7 +111,11 @@ class Monitor:
         if self._status is not None:
             self._finish(self._status)
         elif self._init is not None:
-            self._give_up(Failed(f"container {self._head.id} ended before it was started"))
+            # It may have seen before the go-ahead that its program cannot run; its launcher knows what it said
+            answer = self._launcher.proceed() if self._launcher is not None else None
+            if not isinstance(answer, Failed):
+                answer = Failed(f"container {self._head.id} ended before it was started")
+            self._give_up(answer)
 
     def abort(self, reason: str) -> None:
         """A defect of ours showed: end the container rather than leave it without log and exit record."""
