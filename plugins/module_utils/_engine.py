@@ -67,13 +67,17 @@ def encode_request(
     *,
     kind: str = "application/json",
     length: int | None = None,
+    last: bool = True,
 ) -> bytes:
-    """The bytes of one request; `length` announces a body that somebody else appends."""
+    """The bytes of one request; `length` announces a body that somebody else appends.
+
+    Not `last`: more requests follow on the same connection.
+    """
     size = length if length is not None else len(body or b"")
     head = [
         f"{method} {path} HTTP/1.1",
         "Host: longshore",
-        "Connection: close",
+        f"Connection: {'close' if last else 'keep-alive'}",
         "User-Agent: longshore.fleet",
     ]
     if size or method in ("POST", "PUT"):
@@ -83,6 +87,20 @@ def encode_request(
 
 def decode_response(data: bytes) -> Response:
     """Raises EngineError for a reply that was cut off; that is never taken for a short success."""
+    return _take_response(data)[0]
+
+
+def decode_responses(data: bytes, count: int) -> list[Response]:
+    """The replies to requests that were sent together. After a refusal the rest may be missing, see `Client.batch`."""
+    found: list[Response] = []
+    while len(found) < count and (data or not found):
+        response, data = _take_response(data)
+        found.append(response)
+    return found
+
+
+def _take_response(data: bytes) -> tuple[Response, bytes]:
+    """(the first reply, what follows it)."""
     head, blank, rest = data.partition(b"\r\n\r\n")
     lines = head.decode("latin-1").split("\r\n")
     parts = lines[0].split(" ", 2)
@@ -94,18 +112,22 @@ def decode_response(data: bytes) -> Response:
         headers[name.strip().lower()] = value.strip()
     status = int(parts[1])
     if 100 <= status < 200 and status != 101:
-        return decode_response(rest)
+        return _take_response(rest)
+    if status in (204, 304):
+        return Response(status, headers, b""), rest
     if headers.get("transfer-encoding", "").lower() == "chunked":
-        return Response(status, headers, _join_chunks(rest))
-    if "content-length" in headers:
-        length = int(headers["content-length"])
-        if len(rest) < length:
-            raise EngineError("the connection to the engine ended in the middle of its answer")
-        rest = rest[:length]
-    return Response(status, headers, rest)
+        body, rest = _join_chunks(rest)
+        return Response(status, headers, body), rest
+    if "content-length" not in headers:
+        return Response(status, headers, rest), b""
+    length = int(headers["content-length"])
+    if len(rest) < length:
+        raise EngineError("the connection to the engine ended in the middle of its answer")
+    return Response(status, headers, rest[:length]), rest[length:]
 
 
-def _join_chunks(data: bytes) -> bytes:
+def _join_chunks(data: bytes) -> tuple[bytes, bytes]:
+    """(the body, what follows it). Trailers are never sent by the engine."""
     pieces = []
     position = 0
     while True:
@@ -115,10 +137,10 @@ def _join_chunks(data: bytes) -> bytes:
         except ValueError:
             size = -1
         begin = end + 2
-        if size < 0 or begin + size > len(data):
+        if size < 0 or begin + size + 2 > len(data):
             raise EngineError("the connection to the engine ended in the middle of its answer")
         if size == 0:
-            return b"".join(pieces)
+            return b"".join(pieces), data[begin + 2 :]
         pieces.append(data[begin : begin + size])
         position = begin + size + 2
 
@@ -162,38 +184,56 @@ def socket_exchange(path: str, timeout: float | None = None) -> Exchange:
     return exchange
 
 
+class Request(NamedTuple):
+    """One call of the API. `value` is sent as JSON, `data` as it is, `body_file` is (path on the host, size)."""
+
+    method: str
+    path: str
+    value: Any = None
+    data: bytes | None = None
+    body_file: tuple[str, int] | None = None
+    query: Mapping[str, Any] | None = None
+    kind: str = "application/json"
+    accept: tuple[int, ...] = ()
+
+    def encode(self, *, last: bool = True) -> bytes:
+        target = quote(self.path, safe="/:@")
+        if self.query:
+            target += "?" + urlencode(self.query)
+        body = json.dumps(self.value).encode() if self.value is not None else self.data
+        length = self.body_file[1] if self.body_file else None
+        return encode_request(self.method, target, body, kind=self.kind, length=length, last=last)
+
+    def check(self, response: Response) -> Response:
+        """Raises EngineError with the engine's words for a status of 400 and above that is not accepted."""
+        if response.status >= 400 and response.status not in self.accept:
+            raise EngineError(_message(response), response.status)
+        return response
+
+
 class Client:
     """The engine's API over an exchange."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
 
-    def call(
-        self,
-        method: str,
-        path: str,
-        value: Any = None,
-        *,
-        query: Mapping[str, Any] | None = None,
-        accept: tuple[int, ...] = (),
-        data: bytes | None = None,
-        body_file: tuple[str, int] | None = None,
-        kind: str = "application/json",
-    ) -> Response:
-        """One round. A status of 400 and above that is not accepted raises EngineError with the engine's words."""
-        target = quote(path, safe="/:@")
-        if query:
-            target += "?" + urlencode(query)
-        body = json.dumps(value).encode() if value is not None else data
-        length = body_file[1] if body_file else None
-        raw = self._exchange(
-            encode_request(method, target, body, kind=kind, length=length),
-            body_file[0] if body_file else None,
-        )
-        response = decode_response(raw)
-        if response.status >= 400 and response.status not in accept:
-            raise EngineError(_message(response), response.status)
-        return response
+    def call(self, method: str, path: str, value: Any = None, **more: Any) -> Response:
+        """One round; the other parameters are those of Request."""
+        return self.batch([Request(method, path, value, **more)])[0]
+
+    def batch(self, requests: list[Request]) -> list[Response]:
+        """Several calls in one round, answered in their order; only the last one may have a body_file.
+
+        Raises EngineError for the first one that is refused. Those after it may have been done or not.
+        """
+        *others, final = requests
+        data = b"".join([*(request.encode(last=False) for request in others), final.encode()])
+        raw = self._exchange(data, final.body_file[0] if final.body_file else None)
+        responses = decode_responses(raw, len(requests))
+        checked = [request.check(response) for request, response in zip(requests, responses, strict=False)]
+        if len(checked) < len(requests):
+            raise EngineError("the connection to the engine ended before all requests were answered")
+        return checked
 
     def find(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
         """The JSON value of a GET, None when there is no such object."""

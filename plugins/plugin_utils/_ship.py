@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 from ansible_collections.longshore.fleet.plugins.module_utils._engine import (
     Client,
     EngineError,
+    Request,
     socket_path,
 )
 
@@ -89,18 +90,23 @@ def blobs_of(contents: dict[str, Any]) -> list[Blob]:
 
 
 def inspect_parcel(source: Client, target: Client, name: str) -> Parcel:
-    """Two short rounds; touches nothing. Raises EngineError when the controller does not have the image."""
+    """One short round to the host; changes nothing. Raises EngineError when the controller does not have the image."""
     contents = source.find(f"/longshore/v1/images/{name}/contents")
     if contents is None:
         raise EngineError(
             f"No such image: {name} on the controller (build it there, or give the engine's socket as controller_socket)"
         )
     blobs = blobs_of(contents)
-    there = target.find(f"/images/{name}/json")
-    if there and there["Id"] == contents["id"]:
-        return Parcel(contents, (), tuple(blobs), True)
     asked = {"digests": [blob.digest for blob in blobs]}
-    missing = set(target.call("POST", "/longshore/v1/blobs/missing", asked).json()["missing"])
+    found, answer = target.batch(
+        [
+            Request("GET", f"/images/{name}/json", accept=(404,)),
+            Request("POST", "/longshore/v1/blobs/missing", asked),
+        ]
+    )
+    if found.status == 200 and found.json()["Id"] == contents["id"]:
+        return Parcel(contents, (), tuple(blobs), True)
+    missing = set(answer.json()["missing"])
     return Parcel(
         contents,
         tuple(blob for blob in blobs if blob.digest in missing),
@@ -110,7 +116,11 @@ def inspect_parcel(source: Client, target: Client, name: str) -> Parcel:
 
 
 def ship(download: Download, target: Client, name: str, parcel: Parcel, upload: Upload) -> None:
-    """Send what is missing, then register the image. An interrupted run goes on where it stopped: blobs stay."""
+    """Send what is missing, then register the image. An interrupted run goes on where it stopped: blobs stay.
+
+    Small blobs and the registration share a round; a large one goes by the connection's file transfer.
+    """
+    waiting: list[Request] = []
     for blob in parcel.missing:
         path = f"/longshore/v1/blobs/{blob.digest}"
         with tempfile.NamedTemporaryFile(prefix="longshore-blob-") as here:
@@ -119,9 +129,12 @@ def ship(download: Download, target: Client, name: str, parcel: Parcel, upload: 
             size = here.tell()
             if size != blob.size:
                 raise EngineError(f"blob {blob.digest} has {size} bytes, {blob.size} were announced")
-            if size <= INLINE_LIMIT:
-                target.call("PUT", path, data=Path(here.name).read_bytes(), kind=KIND)
+            if size > INLINE_LIMIT:
+                with upload(here.name) as there:
+                    target.call("PUT", path, body_file=(there, size), kind=KIND)
                 continue
-            with upload(here.name) as there:
-                target.call("PUT", path, body_file=(there, size), kind=KIND)
-    target.call("PUT", f"/longshore/v1/images/{name}", parcel.contents)
+            if sum(len(request.data or b"") for request in waiting) + size > INLINE_LIMIT:
+                target.batch(waiting)
+                waiting = []
+            waiting.append(Request("PUT", path, data=Path(here.name).read_bytes(), kind=KIND))
+    target.batch([*waiting, Request("PUT", f"/longshore/v1/images/{name}", parcel.contents)])

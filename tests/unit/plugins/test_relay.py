@@ -13,6 +13,7 @@ import pytest
 from ansible_collections.longshore.fleet.plugins.module_utils._engine import (
     Client,
     EngineError,
+    Request,
     decode_response,
     encode_request,
     socket_exchange,
@@ -72,6 +73,24 @@ def test_the_engines_words_reach_the_user() -> None:
         client.call("GET", "/containers/web/json")
     assert caught.value.status == 404
     assert client.find("/containers/web/json") is None
+
+
+def test_requests_that_travel_together_are_answered_in_order() -> None:
+    one = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1"
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n2\r\n0\r\n\r\n"
+    refused = b'HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 17\r\n\r\n{"message":"no"}\n'
+    requests = [Request("PUT", "/a", data=b"x"), Request("GET", "/b"), Request("POST", "/c", {})]
+    seen: list[bytes] = []
+
+    def client(reply: bytes) -> Client:
+        return Client(lambda request, body_file: (seen.append(request), reply)[1])
+
+    assert [r.body for r in client(one + chunked + one).batch(requests)] == [b"1", b"2", b"1"]
+    assert seen[0].count(b"Connection: keep-alive") == 2 and seen[0].count(b"Connection: close") == 1
+    with pytest.raises(EngineError, match="no"):
+        client(one + refused).batch(requests)
+    with pytest.raises(EngineError, match="before all requests were answered"):
+        client(one + chunked).batch(requests)
 
 
 def test_names_are_quoted_in_paths_and_queries() -> None:

@@ -126,15 +126,21 @@ class FakeEngine:
     def client(self) -> Client:
         return Client(self._exchange)
 
-    def _exchange(self, request: bytes, body_file: str | None) -> bytes:
-        head, _, body = request.partition(b"\r\n\r\n")
-        method, path, _ = head.split(b"\r\n")[0].decode().split(" ")
-        self.requests.append(f"{method} {path}")
-        if body_file:
-            body = Path(body_file).read_bytes()
-        status, reply = self._answer(method, path, body)
-        data = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
-        return f"HTTP/1.1 {status} X\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
+    def _exchange(self, data: bytes, body_file: str | None) -> bytes:
+        replies = b""
+        while data:
+            head, _, data = data.partition(b"\r\n\r\n")
+            lines = head.decode().split("\r\n")
+            method, path, _ = lines[0].split(" ")
+            length = next(
+                (int(line.split(": ")[1]) for line in lines if line.startswith("Content-Length")), 0
+            )
+            body, data = data[:length], data[length:]
+            self.requests.append(f"{method} {path}")
+            status, reply = self._answer(method, path, Path(body_file).read_bytes() if body_file else body)
+            text = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
+            replies += f"HTTP/1.1 {status} X\r\nContent-Length: {len(text)}\r\n\r\n".encode() + text
+        return replies
 
     def _answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
         if path == "/longshore/v1/blobs/missing":
@@ -191,7 +197,8 @@ def test_only_missing_blobs_travel_and_twice_is_nothing() -> None:
     assert parcel.size < 1000
     target.requests.clear()
     parcel, _ = carry(source, target, "app:2")
-    assert parcel.same and target.requests == ["GET /images/app:2/json"]
+    assert parcel.same
+    assert target.requests == ["GET /images/app:2/json", "POST /longshore/v1/blobs/missing"]
     assert target.images["app:2"]["id"] == source.images["app:2"]["id"]
 
 

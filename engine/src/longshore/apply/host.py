@@ -112,7 +112,9 @@ class EngineHost(Host):
     async def create_network(self, wanted: WantedNetwork) -> None:
         labels = {key: text_of(value) for key, value in (wanted.labels or {}).items()}
         await self._engine.networks.create(
-            NetworkRequest(name=wanted.name, driver=wanted.driver, internal=wanted.internal, labels=labels or None)
+            NetworkRequest(
+                name=wanted.name, driver=wanted.driver, internal=wanted.internal, labels=labels or None
+            )
         )
 
     async def remove_network(self, name: str) -> None:
