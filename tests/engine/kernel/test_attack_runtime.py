@@ -56,40 +56,66 @@ def tree(path: Path) -> list[tuple[str, int, int]]:
     return sorted((str(each), each.lstat().st_mode, each.lstat().st_size) for each in path.rglob("*"))
 
 
-@pytest.mark.parametrize("name", ["/proc/self/exe", "/entry", "self-exe"])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("/proc/self/exe", "too many levels of symbolic links"),
+        ("/entry", "too many levels of symbolic links"),
+        ("self-exe", "executable file not found"),
+    ],
+)
 def test_attack_01_the_interpreter_is_not_started_through_its_exe_link(
-    box: Box, evil: Path, name: str
+    box: Box, evil: Path, name: str, text: str
 ) -> None:
     (evil / "entry").symlink_to("/proc/self/exe")
     (evil / "bin/self-exe").symlink_to("/proc/self/exe")
-    with pytest.raises(StartFailed):
+    with pytest.raises(StartFailed, match=text):
         box.run(name, "-c", "print('the interpreter of the host')", root=PlainRoot(str(evil)))
 
 
-def test_attack_01_the_waiting_process_cannot_be_opened_by_others(box: Box) -> None:
-    """Not dumpable: its exe, memory and descriptors belong to nobody without CAP_SYS_PTRACE over it."""
-    launch = box.launch(make_spec("true"))
+def test_attack_01_the_waiting_process_cannot_be_opened_by_its_own_user(box: Box) -> None:
+    """A neighbour in a shared pid namespace has the same user and capabilities. Not dumpable: its exe, memory and
+    descriptors belong to nobody without CAP_SYS_PTRACE over it."""
+    launch = box.launch(make_spec("true", annotations={}))
 
-    def look() -> tuple[str, int]:
+    def look() -> int:
         init = spawn_init(launch)
         try:
             init.wait_prepared()
             child = os.fork()
             if not child:
-                os.setresgid(1, 1, 1)
-                os.setresuid(1, 1, 1)
+                same = capabilities.mask(DEFAULT_CAPABILITIES)
+                capabilities.capset(same, same, 0)
                 try:
                     Path(f"/proc/{init.pid}/exe").readlink()
                     os._exit(0)
                 except OSError as error:
                     os._exit(error.errno or 1)
             _pid, status = os.waitpid(child, 0)
-            owner = os.stat(f"/proc/{init.pid}/environ").st_uid  # noqa: PTH116
-            return str(owner), os.waitstatus_to_exitcode(status)
+            return os.waitstatus_to_exitcode(status)
         finally:
             init.abandon()
 
-    assert in_monitor(look) == ("0", errno.EACCES)
+    assert in_monitor(look) == errno.EACCES
+
+
+def test_attack_02_the_waiting_process_holds_nothing_of_the_host(box: Box) -> None:
+    """Not only close-on-exec: the program's own path is opened before execve(2) closes anything."""
+    root = os.open("/", os.O_PATH)
+    os.set_inheritable(root, True)
+    launch = box.launch(make_spec("true"))
+
+    def look() -> list[str]:
+        init = spawn_init(launch)
+        try:
+            init.wait_prepared()
+            return [str(each.readlink()) for each in sorted(Path(f"/proc/{init.pid}/fd").iterdir())]
+        finally:
+            init.abandon()
+
+    kinds = [link.split(":")[0] for link in in_monitor(look)]
+    os.close(root)
+    assert kinds == ["/dev/null", "pipe", "pipe", "socket"]
 
 
 def test_attack_02_no_descriptor_leads_outside(box: Box) -> None:
