@@ -160,6 +160,7 @@ class Images:
                     progress({"stream": f"Loaded image: {familiar}\n"})
                 if not one.references:
                     progress({"stream": f"Loaded image ID: {image.id}\n"})
+        await self.collect()  # files of the archive that no image needs
         return loaded
 
     async def import_(
