@@ -127,6 +127,8 @@ class Upgraded:
 class Client:
     def __init__(self, host: str, tls: Tls | None = None) -> None:
         self.host, self._tls = host, tls
+        # The daemon checks that a TCP client calls it by a name of its own
+        self._name = host.removeprefix("tcp://").rstrip("/") if host.startswith("tcp://") else "longshore"
 
     def connect(self) -> socket.socket:
         """A new connection. Raises Unreachable with what to do about it."""
@@ -159,17 +161,13 @@ class Client:
         sock.settimeout(None)
         if self._tls is None:
             return sock
-        import ssl  # 15 ms that only TCP pays
+        from longshore.cli.tls import TlsSocket
 
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        if self._tls.verify:
-            context.load_verify_locations(self._tls.ca)
-        else:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if Path(self._tls.certificate).exists():
-            context.load_cert_chain(self._tls.certificate, self._tls.key)
-        return context.wrap_socket(sock, server_hostname=address)
+        try:
+            return cast("socket.socket", TlsSocket(sock, self._tls, address))
+        except OSError:
+            sock.close()
+            raise
 
     def request(
         self,
@@ -186,7 +184,7 @@ class Client:
         sock = self.connect()
         try:
             reader = cast("IO[bytes]", sock.makefile("rb", 1 << 16))
-            _send(sock, method, path, query, body, {"Connection": "close", **(headers or {})})
+            _send(sock, self._name, method, path, query, body, {"Connection": "close", **(headers or {})})
             response = Response(sock, reader)
         except BaseException:
             sock.close()
@@ -200,18 +198,18 @@ class Client:
         sock = self.connect()
         reader = cast("Any", sock.makefile("rb", 1 << 16))
         try:
-            _send(sock, "POST", path, query, body, {"Connection": "Upgrade", "Upgrade": "tcp"})
+            _send(sock, self._name, "POST", path, query, body, {"Connection": "Upgrade", "Upgrade": "tcp"})
             response = _checked(Response(sock, reader))
         except BaseException:
             sock.close()
             raise
         sock.setblocking(False)
         try:
-            early = reader.peek() or b""
+            early = bytes(reader.peek() or b"") + getattr(reader.raw, "rest", b"")
         except BlockingIOError:
             early = b""
         sock.setblocking(True)
-        return Upgraded(sock, bytes(early), response.headers.get("content-type", ""))
+        return Upgraded(sock, early, response.headers.get("content-type", ""))
 
     def get(self, path: str, **query: Any) -> Any:
         return self.request("GET", path, query).json()
@@ -227,6 +225,7 @@ def segment(text: str) -> str:
 
 def _send(
     sock: socket.socket,
+    host: str,
     method: str,
     path: str,
     query: Mapping[str, Any] | None,
@@ -235,7 +234,7 @@ def _send(
 ) -> None:
     pairs = {name: _query_value(value) for name, value in (query or {}).items() if value not in (None, "")}
     target = f"{path}?{urlencode(pairs, doseq=True)}" if pairs else path
-    lines = [f"{method} {target} HTTP/1.1", "Host: longshore", f"User-Agent: Longshore-CLI/{__version__}"]
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", f"User-Agent: Longshore-CLI/{__version__}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     payload = b""
     if isinstance(body, dict | list):

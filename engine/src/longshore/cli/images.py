@@ -150,7 +150,9 @@ def load_command(source: IO[bytes], quiet: bool) -> None:
 
 
 @click.command("import")
-@click.option("-c", "--change", "changes", multiple=True, help='Dockerfile instruction to apply, like CMD ["sh"].')
+@click.option(
+    "-c", "--change", "changes", multiple=True, help='Dockerfile instruction to apply, like CMD ["sh"].'
+)
 @click.option("-m", "--message", default="", help="Comment of the image.")
 @click.option("--platform", default="", help="os/arch[/variant]")
 @click.argument("source", type=click.File("rb"))

@@ -164,9 +164,6 @@ class Pump:
 
     def _end_input(self) -> None:
         try:
-            if hasattr(self._socket, "unwrap"):
-                self._socket.unwrap()  # type: ignore[attr-defined]
-            else:
-                self._socket.shutdown(socket.SHUT_WR)
+            self._socket.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # already gone
