@@ -106,10 +106,14 @@ def _enter_namespaces(job: InitJob) -> None:
         netlink.close()
     else:
         send(job.channel, NAMESPACES)
-    if not job.channel.recv(1):  # the cgroup exists now
+
+
+def _join_cgroup(job: InitJob) -> None:
+    """Late, so that the parent makes the group meanwhile; before the cgroup mounts, which show where we are."""
+    if not job.channel.recv(1):  # the group exists now
         os._exit(1)
     cgroups.join_self(job.cgroup)
-    if plan.new(ns.CLONE_NEWCGROUP):
+    if job.plan.new(ns.CLONE_NEWCGROUP):
         with Doing("creating the cgroup namespace"):
             ns.unshare(ns.CLONE_NEWCGROUP)
 
@@ -122,6 +126,7 @@ def _build_root(job: InitJob) -> tuple[int, int | None, int | None]:
     with Doing("making the mounts private"):
         kernel_mounts.mount(None, "/", None, kernel_mounts.MS_REC | kernel_mounts.MS_PRIVATE)
     root_fd = rootfs.mount_root(plan.rootfs)
+    _join_cgroup(job)
     cgroup_namespace = plan.new(ns.CLONE_NEWCGROUP) or any(
         kind == ns.CLONE_NEWCGROUP for _fd, kind in job.joins
     )
