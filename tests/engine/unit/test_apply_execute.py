@@ -203,7 +203,7 @@ async def test_events_tell_every_step_in_order() -> None:
         Step("container", "gone", "remove"),
     ]
     assert await Execution(host, {}, {}).run(steps, events.append) is None
-    assert host.calls == ["pull app:2", "update c1 {'Memory': 5}"]
+    assert host.calls == ["pull app:2", "update c1 {'Memory': 5, 'MemorySwap': 10}"]
     told = [(event["index"], event["status"], event.get("message", "")) for event in events]
     assert told[:3] == [(0, "running", ""), (0, "running", "Pulling"), (0, "done", "")]
     assert (2, "done", "") in told and (3, "done", "was gone already") in told

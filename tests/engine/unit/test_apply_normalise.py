@@ -206,9 +206,22 @@ def test_a_partial_comparison_ignores_what_is_not_named() -> None:
     assert overlay(old, normalise(wanted(env={"A": "2"})))["Env"] == {"PATH": "/bin", "A": "2"}
 
 
-def test_the_update_body_takes_a_restart_policy_back() -> None:
-    difference = compare(normalise(wanted(memory="1g")), normalise(wanted(restart_policy="always")))
-    assert update_body(difference) == {
-        "Memory": 1 << 30,
-        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
-    }
+@pytest.mark.parametrize(
+    ("new", "old", "body"),
+    [
+        (
+            {"memory": "1g"},
+            {"restart_policy": "always"},
+            {
+                "Memory": 1 << 30,
+                "MemorySwap": 2 << 30,
+                "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+            },
+        ),
+        ({"memory": "1g", "memory_swap": "1g"}, {"memory_swap": "1g"}, {"Memory": 1 << 30}),
+        ({"cpus": 1, "memory": "1g"}, {"memory": "1g"}, {"NanoCpus": 10**9}),
+    ],
+)
+def test_the_update_body(new: dict[str, Any], old: dict[str, Any], body: dict[str, Any]) -> None:
+    options = normalise(wanted(**new))
+    assert update_body(compare(options, normalise(wanted(**old))), options) == body

@@ -93,9 +93,12 @@ def verdict(difference: Difference) -> Verdict:
     return Verdict.UPDATE if live and not removed else Verdict.REPLACE
 
 
-def update_body(difference: Difference) -> dict[str, Any]:
-    """The body for POST /containers/{id}/update."""
+def update_body(difference: Difference, options: Options) -> dict[str, Any]:
+    """The body for POST /containers/{id}/update; `options` is the normal form afterwards."""
     body: dict[str, Any] = {key.removeprefix("HostConfig."): value for key, value in difference.after.items()}
+    if body.get("Memory", 0) > 0 and "HostConfig.MemorySwap" not in options:
+        # Unset, it became twice the old memory when the container was made, and would now stand in the way
+        body["MemorySwap"] = 2 * body["Memory"]
     if "HostConfig.RestartPolicy" in difference.before and "RestartPolicy" not in body:
         body["RestartPolicy"] = {"Name": "no", "MaximumRetryCount": 0}
     return body

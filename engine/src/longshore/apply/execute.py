@@ -142,7 +142,7 @@ class Execution:
             case "replace":
                 return await replace(self.host, step, id)
             case "update":
-                await self.host.update(id, update_body(step.difference), step.options)
+                await self.host.update(id, update_body(step.difference, step.options), step.options)
             case "start":
                 await self.host.start(id)
                 await _ready(self.host, id, step, strict=False)
