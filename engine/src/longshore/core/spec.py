@@ -185,11 +185,7 @@ def plan_exec(record: Record, request: ExecRequest, available: Sequence[str]) ->
 
 def plan_user(text: str, groups: Sequence[str]) -> oci.User:
     """The text goes to init as it is, which looks it up inside the container; nobody means root, with its groups."""
-    if names := [group for group in groups if not group.isdigit()]:
-        raise InvalidArgument(
-            f"unable to find group {names[0]}", hint="HostConfig.GroupAdd takes numbers here"
-        )
-    return oci.User(username=text or "0", additional_gids=tuple(int(group) for group in groups))
+    return oci.User(username=text or "0", additional_groups=tuple(groups))
 
 
 def _capability_sets(names: tuple[str, ...]) -> oci.Capabilities:
