@@ -121,3 +121,19 @@ def test_no_daemon_is_told_with_what_to_do(daemon: Any) -> None:
 def test_dial_stdio_carries_a_request(daemon: Any) -> None:
     request = b"GET /_ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     assert daemon.longshore("system", "dial-stdio", input=request).out.endswith("OK")
+
+
+def test_apply_changes_once_and_then_nothing(daemon: Any) -> None:
+    wanted = json.dumps(
+        {"containers": [{"name": "applied", "image": "busybox", "command": ["sleep", "60"]}]}
+    ).encode()
+    planned = daemon.longshore("apply", "-f", "-", "--dry-run", input=wanted)
+    assert "create container applied" in planned.out
+    assert daemon.longshore("ps", "-aq").out == ""
+    done = daemon.longshore("apply", "-f", "-", input=wanted)
+    assert done.out.endswith("changed\n")
+    assert daemon.longshore("ps", "--format", "{{.Names}}").out == "applied\n"
+    assert daemon.longshore("apply", "-f", "-", input=wanted).out == "nothing to change\n"
+    refused = daemon.longshore("apply", "-f", "-", input=b'{"containers": [{"name": "x y"}]}', check=False)
+    assert refused.code == 1
+    assert refused.err.startswith("Error: ")

@@ -25,33 +25,48 @@ def apply_command(file: str, dry_run: bool, as_json: bool) -> None:
         raise click.UsageError(f"{file} is not JSON: {cause}") from cause
     if dry_run:
         wanted["dry_run"] = True
+    shown = Shown()
     failed = False
     for message in client().request("POST", "/longshore/v1/apply", None, wanted).lines():
-        failed = failed or message.get("type") == "error" or bool(message.get("failed"))
-        for line in [json.dumps(message)] if as_json else _lines(message):
-            click.echo(line)
+        failed = failed or message["type"] == "error" or bool(message.get("failed"))
+        if as_json:
+            click.echo(json.dumps(message))
+        else:
+            for line in shown.lines(message):
+                click.echo(line)
     if failed:
         raise click.exceptions.Exit(1)
 
 
-def _lines(message: dict[str, Any]) -> list[str]:
-    """The plan, then what is worth reading of each step; docs/reference/apply.md has the messages."""
-    kind = message.get("type")
-    if kind == "plan":
-        return [
-            f"{number}: {step['action']} {step['kind']} {step['name']}"
-            + (f" ({step['reason']})" if step["reason"] else "")
-            for number, step in enumerate(message["steps"])
-        ]
-    if kind == "step":
-        text = message.get("message", "")
-        if message["status"] == "running":
-            return [f"{message['index']}: {text}"] if text else []
-        took = f"{message['index']}: {message['status']} after {message['seconds']:.1f} s"
-        return [f"{took}: {text}" if text else took]
-    if kind == "result":
-        failed = message["failed"]
-        return [
-            f"failed: {failed['message']}" if failed else "changed" if message["changed"] else "nothing to do"
-        ]
-    return [f"error: {message.get('message', message)}"]
+class Shown:
+    """Turns the daemon's events into lines: the plan with its differences, each step's end, the result."""
+
+    def __init__(self) -> None:
+        self._steps: list[dict[str, Any]] = []
+
+    def lines(self, message: dict[str, Any]) -> list[str]:
+        match message["type"]:
+            case "plan":
+                self._steps = list[dict[str, Any]](message["steps"])
+                changing = [step for step in self._steps if step["action"] != "keep"]
+                return [line for step in changing for line in _step_lines(step)]
+            case "step" if message["status"] != "running":
+                step = self._steps[message["index"]]
+                what = f"{step['kind']} {step['name']}: {message['status']} ({message['seconds']:.2f} s)"
+                return [f"{what} {message['message']}".rstrip()]
+            case "result":
+                return ["changed" if message["changed"] else "nothing to change"]
+            case "error":
+                return [f"error: {message['message']}"]
+            case _:
+                return []
+
+
+def _step_lines(step: dict[str, Any]) -> list[str]:
+    reason = f" ({step['reason']})" if step["reason"] else ""
+    before, after = step["diff"]["before"], step["diff"]["after"]
+    return [
+        f"{step['action']} {step['kind']} {step['name']}{reason}",
+        *(f"  - {key}: {json.dumps(value)}" for key, value in before.items()),
+        *(f"  + {key}: {json.dumps(value)}" for key, value in after.items()),
+    ]
