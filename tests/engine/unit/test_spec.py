@@ -120,12 +120,12 @@ def test_environment() -> None:
 
 
 def test_args_cwd_user_and_groups() -> None:
-    found = process({"GroupAdd": ["7"]}, Entrypoint=["e", "f"], User="web:33")
-    assert (found.args, found.cwd, found.user.username, found.user.additional_gids) == (
+    found = process({"GroupAdd": ["7", "audio"]}, Entrypoint=["e", "f"], User="web:33")
+    assert (found.args, found.cwd, found.user.username, found.user.additional_groups) == (
         ("e", "f", "sh"),
         "/",
         "web:33",
-        (7,),
+        ("7", "audio"),
     )
     assert process().user.username == "0"
 
