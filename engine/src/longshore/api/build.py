@@ -1,7 +1,5 @@
 """POST /build: the classic builder's door."""
 
-import base64
-import binascii
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TypeVar
@@ -9,10 +7,11 @@ from typing import TypeVar
 import msgspec
 
 from longshore.api.http import AnyReply, Reply, Request, Route, Stream
-from longshore.build.builder import Build, Builder, BuildFailed
+from longshore.build.builder import Build, Builder
 from longshore.build.options import BuildOptions
+from longshore.build.running import BuildFailed
 from longshore.errors import EngineError, InvalidArgument, Unsupported
-from longshore.registry.auth import Credentials
+from longshore.registry.auth import decode_auth_config
 
 T = TypeVar("T")
 
@@ -56,7 +55,7 @@ def build_options(request: Request) -> BuildOptions:
         cpu_period=query.integer("cpuperiod", 0) or 0,
         cpu_quota=query.integer("cpuquota", 0) or 0,
         cpuset_cpus=query.get("cpusetcpus", ""),
-        credentials=_credentials(request.headers.get("X-Registry-Config", "")),
+        credentials=decode_auth_config(request.headers.get("X-Registry-Config", "")),
     )
 
 
@@ -65,19 +64,6 @@ def _json(request: Request, name: str, kind: type[T]) -> T:
         return msgspec.json.decode(request.query.get(name) or "{}", type=kind)
     except msgspec.MsgspecError as cause:
         raise InvalidArgument(f"invalid value of {name}", detail=str(cause)) from cause
-
-
-def _credentials(text: str) -> dict[str, Credentials]:
-    """X-Registry-Config: base64url of {registry: credentials}."""
-    if not text:
-        return {}
-    try:
-        data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        found = msgspec.json.decode(data, type=dict[str, Credentials])
-    except (msgspec.MsgspecError, binascii.Error, ValueError) as cause:
-        raise InvalidArgument("invalid X-Registry-Config header", detail=str(cause)) from cause
-    hub = "https://index.docker.io/v1/"
-    return {"docker.io" if name == hub else name: value for name, value in found.items()}
 
 
 async def _lines(prepared: Build) -> AsyncIterator[bytes]:

@@ -1,7 +1,5 @@
 """Images: list, inspect, pull, import, load, save, tag, remove, prune, history."""
 
-import base64
-import binascii
 import re
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -11,11 +9,12 @@ import msgspec
 
 from longshore.api.http import AnyReply, Reply, Request, Route, Stream
 from longshore.api.progress import progress_stream
-from longshore.core.images import Image, Progress, RegistryAuth
+from longshore.core.images import Image, Progress
 from longshore.errors import InvalidArgument, Unsupported
 from longshore.oci.changes import apply_change
 from longshore.oci.image_config import ContainerDefaults, ImageConfig, RootFS
 from longshore.oci.reference import parse_reference
+from longshore.registry.auth import decode_auth_header
 
 # Docker shows every field, also those that an image config leaves out.
 _CONFIG: dict[str, Any] = {
@@ -103,31 +102,6 @@ def inspect_view(image: Image, version: tuple[int, int]) -> dict[str, Any]:
     return view
 
 
-def registry_auth(header: str) -> RegistryAuth | None:
-    """X-Registry-Auth: base64url of JSON; "" and "{}" mean no login. Raises InvalidArgument."""
-    if not header:
-        return None
-    try:
-        data = base64.urlsafe_b64decode(header + "=" * (-len(header) % 4))
-        given = msgspec.json.decode(data or b"{}", type=dict[str, Any])
-    except (binascii.Error, ValueError, msgspec.MsgspecError) as cause:
-        raise InvalidArgument("invalid X-Registry-Auth header", detail=str(cause)) from cause
-    auth = RegistryAuth(
-        username=str(given.get("username") or ""),
-        password=str(given.get("password") or ""),
-        identity_token=str(given.get("identitytoken") or ""),
-        registry_token=str(given.get("registrytoken") or ""),
-        server_address=str(given.get("serveraddress") or ""),
-    )
-    if not auth.username and (pair := str(given.get("auth") or "")):
-        try:
-            name, _, password = base64.b64decode(pair).decode().partition(":")
-        except ValueError as cause:
-            raise InvalidArgument("invalid X-Registry-Auth header", detail="field auth") from cause
-        auth = RegistryAuth(name, password, auth.identity_token, auth.registry_token, auth.server_address)
-    return auth if auth != RegistryAuth(server_address=auth.server_address) else None
-
-
 def join_tag(name: str, tag: str) -> str:
     """`fromImage` and `tag` of the API as one reference; a digest may stand in place of the tag."""
     if not tag:
@@ -160,7 +134,7 @@ async def create_image(request: Request) -> AnyReply:
         raise InvalidArgument("neither fromImage nor fromSrc is given")
     reference = join_tag(name, query.get("tag", ""))
     parse_reference(reference)
-    auth = registry_auth(request.headers.get("X-Registry-Auth", ""))
+    auth = decode_auth_header(request.headers.get("X-Registry-Auth", ""))
 
     async def pull(progress: Progress) -> None:
         await images.pull(reference, platform=query.get("platform", ""), auth=auth, progress=progress)

@@ -8,7 +8,6 @@ COPY and ADD write their layer straight from the context or from another stage's
 import asyncio
 import hashlib
 import posixpath
-import struct
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from dataclasses import dataclass, field
@@ -29,13 +28,13 @@ from longshore.build.copying import Placed, Request, digest_of, plan_copy, plan_
 from longshore.build.dockerfile import Instruction, parse_dockerfile, parse_instruction
 from longshore.build.fetch import with_remote_files
 from longshore.build.options import BuildOptions
+from longshore.build.running import BuildFailed, container_request, run_container
 from longshore.build.stages import Plan, Stage, declared_arguments, plan_stages
 from longshore.build.trees import ContextTree, LayersTree, Tree, resolve
 from longshore.build.words import expand, expand_words
 from longshore.core.engine import Engine
 from longshore.core.images import Image
-from longshore.core.model import CreateRequest, HostConfig
-from longshore.errors import EngineError, InvalidArgument, NotFound
+from longshore.errors import InvalidArgument, NotFound
 from longshore.oci.descriptor import host_platform
 from longshore.oci.image_config import ContainerDefaults, ImageConfig, RootFS
 from longshore.oci.reference import parse_reference
@@ -50,14 +49,6 @@ PREDEFINED = frozenset(
     for name in (word, word.upper())
 )
 _SCHEMA = ["CREATE TABLE build_cache (key TEXT PRIMARY KEY, image_id TEXT NOT NULL, used REAL NOT NULL)"]
-
-
-class BuildFailed(EngineError):
-    """A RUN ended with another code than 0; the client shows the code."""
-
-    def __init__(self, command: str, code: int) -> None:
-        super().__init__(f"The command '{command}' returned a non-zero code: {code}")
-        self.code = code
 
 
 @dataclass(slots=True)
@@ -453,23 +444,19 @@ class Build:
             yield {"stream": f" ---> {image.id.short}\n"}
             return
         containers = self._engine.containers
-        container = await containers.create("", self._container(state, command, arguments, instruction))
+        network = instruction.flags.get("network", "")
+        request = container_request(state.image, state.config, command, arguments, self._options, network)
+        container = await containers.create("", request)
         keep = False
         try:
             yield {"stream": f" ---> Running in {container.id[:12]}\n"}
-            attachment = containers.attach(container)
-            await containers.start(container)
-            reader, writer = await attachment.open()
             try:
-                async for text in _output(reader):
+                async for text in run_container(containers, container, " ".join(command)):
                     yield {"stream": text}
-            finally:
-                writer.close()
-            status = await containers.wait(container)
-            keep = not self._options.remove
-            if status.code != 0:
+            except BuildFailed:
                 keep = not self._options.force_remove  # for a look at what went wrong, as Docker does
-                raise BuildFailed(" ".join(command), status.code)
+                raise
+            keep = not self._options.remove
             made = await self._engine.images.commit(
                 state.image, containers.upper(container), self._config(state), created_by=created_by
             )
@@ -492,33 +479,6 @@ class Build:
             name: value for name, value in sorted((predefined | state.arguments).items()) if name not in known
         }
 
-    def _container(
-        self, state: State, command: list[str], arguments: dict[str, str], instruction: Instruction
-    ) -> CreateRequest:
-        options, config = self._options, state.config
-        assert state.image is not None  # checked by the caller
-        return CreateRequest(
-            image=str(state.image.id),
-            cmd=command,
-            entrypoint=[""],  # none, also not the image's
-            env=[*(config.env or []), *(f"{name}={value}" for name, value in arguments.items())],
-            user=config.user,
-            working_dir=config.working_dir,
-            attach_stdout=True,
-            attach_stderr=True,
-            host_config=HostConfig(
-                network_mode=instruction.flags.get("network", options.network_mode) or "default",
-                extra_hosts=list(options.extra_hosts) or None,
-                shm_size=options.shm_size,
-                memory=options.memory,
-                memory_swap=options.memory_swap,
-                cpu_shares=options.cpu_shares,
-                cpu_period=options.cpu_period,
-                cpu_quota=options.cpu_quota,
-                cpuset_cpus=options.cpuset_cpus,
-            ),
-        )
-
 
 def _comment(text: str) -> str:
     """History's words for a step that ran nothing."""
@@ -535,15 +495,3 @@ def _octal(instruction: Instruction, text: str) -> int:
             f"invalid chmod parameter: {text!r}; it should be octal and between 0 and 07777"
         )
     return mode
-
-
-async def _output(reader: asyncio.StreamReader) -> AsyncGenerator[str, None]:
-    """Text of an attached container without tty: Docker's frames (8 bytes: stream, 0 0 0, length)."""
-    while True:
-        try:
-            header = await reader.readexactly(8)
-            (length,) = struct.unpack(">xxxxI", header)
-            data = await reader.readexactly(length)
-        except asyncio.IncompleteReadError:
-            return
-        yield data.decode(errors="replace")

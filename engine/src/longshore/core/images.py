@@ -24,7 +24,7 @@ from longshore.core.database import Database
 from longshore.core.images_catalog import Catalog, blobs_of, chain_ids
 from longshore.core.images_filters import before as created_before
 from longshore.core.images_filters import filter_images, has_labels, history_of, truth
-from longshore.core.images_model import Image, Layer, Progress, Publisher, Puller, RegistryAuth
+from longshore.core.images_model import Image, Layer, Progress, Publisher, Puller
 from longshore.core.images_removal import Surroundings, plan_removal
 from longshore.core.images_streams import ThreadSource, from_thread, in_thread
 from longshore.errors import Conflict, InvalidArgument, NotFound, Unavailable, Unsupported
@@ -41,7 +41,7 @@ from longshore.storage.content import ContentStore
 from longshore.storage.layers import EMPTY_LAYER, LayerStore
 from longshore.storage.tarstream import CHUNK
 
-__all__ = ["Image", "Images", "Layer", "Progress", "Puller", "RegistryAuth"]
+__all__ = ["Image", "Images", "Layer", "Progress", "Puller"]
 
 UNPACKED_AT_ONCE = 2
 _SETTLE_AFTER = 5.0  # seconds: a build's layers are flushed together
@@ -108,22 +108,19 @@ class Images:
         reference: str,
         *,
         platform: str = "",
-        auth: RegistryAuth | None = None,
+        auth: Credentials | None = None,
         progress: Progress,
     ) -> Image:
         """Fetch from a registry, unpack, name. Raises what the registry client raises, and OutOfSpace."""
         wanted = parse_reference(reference).with_default_tag()
         if self.registry is None:
             raise Unavailable("pulling is not configured", detail=str(wanted))
-        credentials = auth and Credentials(
-            auth.username, auth.password, auth.identity_token, auth.registry_token, auth.server_address
-        )
         async with self._operation():
             try:
                 pulled = await self.registry.pull(
                     wanted,
                     platform=platform,
-                    auth=credentials,
+                    auth=auth,
                     sink=self.content,
                     progress=lambda message: progress(dict(message)),
                 )

@@ -45,15 +45,6 @@ class Image:
     hidden: bool = False  # removed by force while containers used it; goes with the last of them
 
 
-@dataclass(frozen=True, slots=True)
-class RegistryAuth:
-    username: str = ""
-    password: str = ""
-    identity_token: str = ""
-    registry_token: str = ""
-    server_address: str = ""
-
-
 class Puller(Protocol):
     """A registry client. `progress` gets Docker's messages up to "Download complete"; Images adds the rest.
 

@@ -104,5 +104,6 @@ async def compose(settings: Settings, starting: Awaitable[Zygote]) -> AsyncGener
             system=System(parts, facts_of(settings)),
             doctor=Doctor(data, networks.checks),
         )
+        await images.restore()  # layers that a power cut took are unpacked again before anything starts
         await containers.restore()
         yield Parts(engine, registry)

@@ -8,22 +8,38 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 
 from longshore.errors import InvalidArgument
 
+T = TypeVar("T")
+
 _PARAMETER = re.compile(r'([a-zA-Z_]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))\s*(?:,\s*|$)')
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """As the docker CLI sends them in X-Registry-Auth; `identitytoken` is an OAuth2 refresh token."""
+    """A login for one registry. `identity_token` is an OAuth2 refresh token, `registry_token` a bearer token."""
 
     username: str = ""
     password: str = ""
-    identitytoken: str = ""
-    registrytoken: str = ""
-    serveraddress: str = ""
+    identity_token: str = msgspec.field(default="", name="identitytoken")
+    registry_token: str = msgspec.field(default="", name="registrytoken")
+    server_address: str = msgspec.field(default="", name="serveraddress")
+    auth: str = ""  # base64 of user:password, as config.json has it
+
+    @property
+    def login(self) -> "Credentials | None":
+        """With `auth` taken apart; None without anything to log in with. Raises InvalidArgument."""
+        found = self
+        if self.auth and not self.username:
+            try:
+                name, _, password = base64.b64decode(self.auth, validate=True).decode().partition(":")
+            except ValueError as cause:
+                raise InvalidArgument("invalid registry login", detail="field auth") from cause
+            found = msgspec.structs.replace(self, username=name, password=password, auth="")
+        return found if found.username or found.identity_token or found.registry_token else None
 
     @property
     def basic(self) -> str:
@@ -54,13 +70,24 @@ def parse_challenge(header: str) -> Challenge:
 
 
 def decode_auth_header(text: str) -> Credentials | None:
-    """X-Registry-Auth: base64url JSON; empty or `{}` is no credentials. Raises InvalidArgument."""
-    if not text:
-        return None
+    """X-Registry-Auth: base64url JSON; empty or `{}` is no login. Raises InvalidArgument."""
+    credentials = _decode(text, Credentials, "X-Registry-Auth")
+    return credentials.login
+
+
+def decode_auth_config(text: str) -> dict[str, Credentials]:
+    """X-Registry-Config: base64url JSON of {registry: login}, by registry domain. Raises InvalidArgument."""
+    found = _decode(text, dict[str, Credentials], "X-Registry-Config")
+    logins = {_HUB.get(name, name): value.login for name, value in found.items()}
+    return {name: login for name, login in logins.items() if login is not None}
+
+
+_HUB = {"https://index.docker.io/v1/": "docker.io"}  # the name that config.json gives Docker Hub
+
+
+def _decode(text: str, kind: type[T], header: str) -> T:
     try:
         data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        credentials = msgspec.json.decode(data, type=Credentials)
+        return msgspec.json.decode(data or b"{}", type=kind)
     except (msgspec.MsgspecError, binascii.Error, ValueError) as cause:
-        raise InvalidArgument("invalid X-Registry-Auth header", detail=str(cause)) from cause
-    filled = credentials.username or credentials.identitytoken or credentials.registrytoken
-    return credentials if filled else None
+        raise InvalidArgument(f"invalid {header} header", detail=str(cause)) from cause

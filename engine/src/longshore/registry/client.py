@@ -242,8 +242,8 @@ class _Host:
                 raise Unsupported(f"authentication scheme {challenge.scheme!r} of {self.name}")
 
     async def _token(self, parameters: dict[str, str]) -> str:
-        if self._auth and self._auth.registrytoken:
-            return self._auth.registrytoken
+        if self._auth and self._auth.registry_token:
+            return self._auth.registry_token
         realm = URL(parameters.get("realm", ""))
         # A token service may be another host (Docker Hub's is), but the password travels under TLS only.
         if realm.scheme != "https" and self._schemes[0] == "https":
