@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -47,11 +47,11 @@ class Shown:
     def lines(self, message: dict[str, Any]) -> list[str]:
         match message["type"]:
             case "plan":
-                self._steps = list[dict[str, Any]](message["steps"])
+                self._steps = cast("list[dict[str, Any]]", message["steps"])
                 changing = [step for step in self._steps if step["action"] != "keep"]
                 return [line for step in changing for line in _step_lines(step)]
             case "step" if message["status"] != "running":
-                step = self._steps[message["index"]]
+                step = self._steps[int(message["index"])]
                 what = f"{step['kind']} {step['name']}: {message['status']} ({message['seconds']:.2f} s)"
                 return [f"{what} {message['message']}".rstrip()]
             case "result":
