@@ -9,12 +9,35 @@ from longshore.errors import InvalidArgument
 
 def test_names_are_dockers() -> None:
     wire = msgspec.to_builtins(CreateRequest())
-    for (
-        name
-    ) in ["Hostname", "OpenStdin", "StdinOnce", "WorkingDir", "Entrypoint", "StopTimeout", "HostConfig", "NetworkingConfig"]:
+    for name in [
+        "Hostname",
+        "OpenStdin",
+        "StdinOnce",
+        "WorkingDir",
+        "Entrypoint",
+        "StopTimeout",
+        "HostConfig",
+        "NetworkingConfig",
+    ]:
         assert name in wire
     host = wire["HostConfig"]
-    for name in ["Memory", "NanoCpus", "CpusetCpus", "UTSMode", "ContainerIDFile", "BlkioDeviceReadIOps", "IOMaximumIOps", "Dns", "ShmSize", "ReadonlyRootfs", "GroupAdd", "OomScoreAdj", "PidsLimit", "VolumesFrom", "CgroupnsMode"]:
+    for name in [
+        "Memory",
+        "NanoCpus",
+        "CpusetCpus",
+        "UTSMode",
+        "ContainerIDFile",
+        "BlkioDeviceReadIOps",
+        "IOMaximumIOps",
+        "Dns",
+        "ShmSize",
+        "ReadonlyRootfs",
+        "GroupAdd",
+        "OomScoreAdj",
+        "PidsLimit",
+        "VolumesFrom",
+        "CgroupnsMode",
+    ]:
         assert name in host
 
 

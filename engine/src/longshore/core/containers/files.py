@@ -7,7 +7,7 @@ container that renames folders and links while we work can confuse only itself.
 import asyncio
 import os
 import stat
-from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -61,13 +61,18 @@ def open_entry(root_fd: int, path: str) -> int:
 
 
 def stat_entry(root_fd: int, path: str) -> dict[str, Any]:
-    """Docker's ContainerPathStat; a link also says where it leads to inside of the container."""
+    """Docker's ContainerPathStat of a path."""
     with closing(open_entry(root_fd, path)) as fd:
-        status = os.fstat(fd)
-        target = ""
-        if stat.S_ISLNK(status.st_mode):
-            text = os.readlink("", dir_fd=fd)
-            target = clean(text if text.startswith("/") else f"{os.path.dirname(clean(path))}/{text}")  # noqa: PTH120
+        return stat_of(fd, path)
+
+
+def stat_of(fd: int, path: str) -> dict[str, Any]:
+    """Docker's ContainerPathStat of an open file; a link also says where it leads to inside of the container."""
+    status = os.fstat(fd)
+    target = ""
+    if stat.S_ISLNK(status.st_mode):
+        text = os.readlink("", dir_fd=fd)
+        target = clean(text if text.startswith("/") else f"{os.path.dirname(clean(path))}/{text}")  # noqa: PTH120
     return {
         "name": os.path.basename(clean(path)) or "/",  # noqa: PTH119
         "size": status.st_size,
@@ -117,21 +122,22 @@ class Files:
         self, container: Container, path: str
     ) -> tuple[dict[str, Any], AsyncGenerator[bytes, None]]:
         """Errors come before the first chunk. The generator must be run to its end or closed."""
-        stream = self._packing(container, lambda root, write: _pack_path(root, path, write), path)
+        stream = self._packing(container, path)
         found = await anext(stream)
         if not isinstance(found, dict):
             raise InvalidArgument("cannot pack", detail=path)
         return found, _chunks(stream)
 
     async def export(self, container: Container) -> AsyncGenerator[bytes, None]:
-        stream = self._packing(container, lambda root, write: tarball.pack(root, "", write), "/")
+        stream = self._packing(container, "/")
         await anext(stream)
         return _chunks(stream)
 
-    async def _packing(
-        self, container: Container, pack: Callable[[int, Callable[[bytes], None]], None], path: str
-    ) -> AsyncGenerator[dict[str, Any] | bytes, None]:
-        """First the stat, then the chunks that `pack` writes in a thread, never more than a few ahead of the client."""
+    async def _packing(self, container: Container, path: str) -> AsyncGenerator[dict[str, Any] | bytes, None]:
+        """First the stat, then the tar, which a thread writes, never more than a few chunks ahead of the client.
+
+        The name is resolved once: what is packed is what was found, whatever the container renames.
+        """
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[bytes | None] = asyncio.Queue(_QUEUED)
         stopped = False
@@ -142,15 +148,21 @@ class Files:
             asyncio.run_coroutine_threadsafe(queue.put(data), loop).result()
 
         async with self._root(container) as root:
-            yield await in_thread(lambda: stat_entry(root, path))
+            entry = await in_thread(lambda: open_entry(root, path))
+            name = os.path.basename(clean(path))  # noqa: PTH119
 
             async def work() -> None:
                 try:
-                    await in_thread(lambda: pack(root, write))
+                    await in_thread(lambda: tarball.pack(entry, name, write))
                 finally:
                     if not stopped:
                         await queue.put(None)
 
+            try:
+                yield stat_of(entry, path)
+            except BaseException:
+                os.close(entry)
+                raise
             task = asyncio.create_task(work())
             try:
                 while (data := await queue.get()) is not None:
@@ -158,10 +170,11 @@ class Files:
                 await task
             finally:
                 stopped = True
-                while not task.done():  # the thread uses `root`: it has to end first
+                while not task.done():  # the thread uses `entry`: it has to end first
                     while not queue.empty():
                         queue.get_nowait()
                     await asyncio.wait([task], timeout=0.05)
+                os.close(entry)
                 if not task.cancelled():
                     task.exception()
 
@@ -258,10 +271,6 @@ async def _chunks(stream: AsyncGenerator[dict[str, Any] | bytes, None]) -> Async
                 yield data
     finally:
         await stream.aclose()
-
-
-def _pack_path(root: int, path: str, write: Callable[[bytes], None]) -> None:
-    tarball.pack(root, path, write)
 
 
 def _compare(upper: int, image: int, prefix: str, found: list[tuple[str, int]]) -> bool:

@@ -61,6 +61,9 @@ class Lifecycle:
                 self._cancel_restart(container)
                 container.restart_delay = 0.0
                 state.restart_count = 0
+                state.stopped_by_user = False
+            elif state.stopped_by_user:
+                raise NotModified(f"container {container.id} was stopped meanwhile")
             before = msgspec.structs.replace(state)
             try:
                 await self._launcher.start(container)
@@ -68,7 +71,7 @@ class Lifecycle:
                 self._start_failed(container, before, error)
                 raise
             state.status = "running"
-            state.starting = state.stopped_by_user = state.oom_killed = False
+            state.starting = state.oom_killed = False
             state.ever_started = True
             state.error, state.exit_code = "", 0
             self._prober.begin(container)
@@ -164,11 +167,15 @@ class Lifecycle:
             log.warning("container %s does not restart: %s", container.name, error)
             state = container.state
             policy = container.record.host_config.restart_policy
-            if not container.removed and restarts_after_exit(
-                policy,
-                code=state.exit_code,
-                restarts=state.restart_count,
-                stopped_by_user=state.stopped_by_user,
+            if (
+                not container.removed
+                and not container.running
+                and restarts_after_exit(
+                    policy,
+                    code=state.exit_code,
+                    restarts=state.restart_count,
+                    stopped_by_user=state.stopped_by_user,
+                )
             ):
                 state.status = "restarting"
                 self._parts.store.save(container)
@@ -184,10 +191,9 @@ class Lifecycle:
     async def stop(self, container: Container, *, timeout: int | None, signal_name: str) -> None:
         """The container's stop signal, then SIGKILL after `timeout` seconds (-1: never)."""
         number = parse_signal(signal_name or container.record.config.stop_signal or "TERM")
+        if await self._gave_up_restart(container):
+            return
         if not container.running:
-            if container.state.status == "restarting":
-                self._give_up_restart(container)
-                return
             raise NotModified(f"container {container.id} is already stopped")
         configured = container.record.config.stop_timeout
         seconds = timeout if timeout is not None else STOP_SECONDS if configured is None else configured
@@ -205,8 +211,7 @@ class Lifecycle:
     async def kill(self, container: Container, signal_name: str) -> None:
         """Send one signal; does not wait for the end."""
         number = parse_signal(signal_name or "KILL")
-        if container.state.status == "restarting" and number == signal.SIGKILL:
-            self._give_up_restart(container)
+        if number == signal.SIGKILL and await self._gave_up_restart(container):
             return
         if not container.running:
             raise Conflict(
@@ -230,8 +235,8 @@ class Lifecycle:
                 gone.cancel()
             async with container.lock:
                 pass  # the end is being settled: ports and address are free afterwards
-        elif container.state.status == "restarting":
-            self._give_up_restart(container)
+        else:
+            await self._gave_up_restart(container)
         try:
             await self.start(container)
         except NotModified:
@@ -243,12 +248,22 @@ class Lifecycle:
         container.state.stopped_by_user = True
         self._parts.store.save(container)
 
-    def _give_up_restart(self, container: Container) -> None:
+    async def _gave_up_restart(self, container: Container) -> bool:
+        """Whether the container was between two tries of its restart policy and is stopped by that now.
+
+        A try that is under way is waited for: then the container may run.
+        """
+        if container.state.status != "restarting":
+            return False
         self._stopped_by_user(container)
-        container.state.status = "exited"
-        self._parts.store.save(container)
+        async with container.lock:
+            if container.state.status != "restarting":
+                return False
+            container.state.status = "exited"
+            self._parts.store.save(container)
         container.tell("not-running", "next-exit")
         self._parts.announce(container, "stop")
+        return True
 
     async def _signal(self, container: Container, number: int) -> None:
         if container.monitor:
@@ -296,7 +311,7 @@ class Lifecycle:
         if container.state.status == "restarting":
             if not force:
                 raise Conflict(self._running_text(container, "restarting"))
-            self._give_up_restart(container)
+            await self._gave_up_restart(container)
         if container.running:
             if not force:
                 raise Conflict(self._running_text(container, container.state.status))

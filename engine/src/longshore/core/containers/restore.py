@@ -115,6 +115,7 @@ class Restorer:
             restarts=state.restart_count,
             stopped_by_user=state.stopped_by_user,
         ):
+            state.stopped_by_user = False  # what keeps a policy from starting it
             spawn(
                 self._lifecycle.start_by_policy(container),
                 f"restart of {container.id[:12]}",

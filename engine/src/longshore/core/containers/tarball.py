@@ -56,22 +56,17 @@ class _Source(io.RawIOBase):
         return len(piece)
 
 
-def pack(root: int, path: str, write: Write) -> None:
-    """Write a tar with the file or folder `path` under its own last name; `path` "" or "/" packs the root's content."""
-    target = clean(path)
-    follow = path.endswith(("/", "/."))
-    flags = os.O_PATH | (0 if follow else os.O_NOFOLLOW)
+def pack(fd: int, name: str, write: Write) -> None:
+    """Write a tar of an open file or folder (O_PATH) under a name; the empty name packs a folder's content alone."""
     with (
         io.BufferedWriter(_Sink(write), CHUNK) as sink,
         tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT, bufsize=CHUNK) as archive,
-        closing(openat2(root, target, flags)) as fd,
     ):
         links: dict[tuple[int, int], str] = {}
-        name = posixpath.basename(target)
-        if name == "" and path in ("", "/"):
-            _pack_children(archive, fd, "", links, 0)
+        if name:
+            _pack_entry(archive, fd, name, links, 0)
         else:
-            _pack_entry(archive, fd, name or ".", links, 0)
+            _pack_children(archive, fd, "", links, 0)
 
 
 def _pack_entry(

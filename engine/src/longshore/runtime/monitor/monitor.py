@@ -95,6 +95,7 @@ class Monitor:
         self._listener: socket.socket | None = None
         self._started_at = ""
         self._status: int | None = None
+        self._died_waiting = False  # init ended before the go-ahead
         self._record: Exited | None = None
         self._over = False
         self._watchers.append(self._accept_peer(watch))
@@ -111,8 +112,9 @@ class Monitor:
         if self._status is not None:
             self._finish(self._status)
         elif self._init is not None:
-            # It may have seen before the go-ahead that its program cannot run; its launcher knows what it said
-            answer = self._launcher.proceed() if self._launcher is not None else None
+            # It may have seen before the go-ahead that its program cannot run; its launcher knows what it said.
+            # When all watchers left instead, init is alive and must not get the go-ahead.
+            answer = self._launcher.proceed() if self._died_waiting and self._launcher else None
             if not isinstance(answer, Failed):
                 answer = Failed(f"container {self._head.id} ended before it was started")
             self._give_up(answer)
@@ -199,7 +201,7 @@ class Monitor:
     def _init_died(self, _events: int) -> None:
         assert self._init is not None
         if not self._started_at:  # killed while it waited: its launcher reaps it
-            self._over = True
+            self._died_waiting = self._over = True
             return
         pid, status = os.waitpid(self._init.pid, os.WNOHANG)
         if pid:
