@@ -20,6 +20,7 @@ from longshore.daemon.puller import LazyRegistry
 from longshore.daemon.settings import Settings
 from longshore.network.manager import NetworkManager
 from longshore.network.model import NetworkSettings
+from longshore.runtime.cgroups import remove_parent
 from longshore.runtime.client import Zygote
 from longshore.storage.content import ContentStore
 from longshore.storage.layers import LayerStore
@@ -72,6 +73,7 @@ async def compose(settings: Settings, starting: Awaitable[Zygote]) -> AsyncGener
         manager = NetworkManager(NetworkSettings(bridge=settings.bridge, bip=settings.bip, mtu=settings.mtu))
         networks = Networks(database, manager, events)
         stack.push_async_callback(manager.close)
+        stack.callback(remove_parent)
         await networks.setup()
         zygote = await starting
         stack.push_async_callback(zygote.close)

@@ -370,6 +370,15 @@ def remove(cgroup: str) -> None:
         _remove_tree(hierarchy.path(cgroup), deadline)
 
 
+def remove_parent() -> None:
+    """Remove the common parent where no container, of whatever daemon, is below it. Twice is fine."""
+    for hierarchy in layout().used():
+        try:
+            os.rmdir(hierarchy.mount + PARENT)
+        except OSError:
+            pass  # EBUSY or ENOTEMPTY: in use; ENOENT: not made
+
+
 def _remove_tree(path: str, deadline: float) -> None:
     pause = 0.0005
     while True:
