@@ -48,16 +48,17 @@ def until(check: Callable[[], object], seconds: float = 10.0) -> None:
 
 
 def traces(daemon: Any) -> set[str]:
-    """Everything on the machine that belongs to containers of this daemon."""
+    """Everything on the machine that belongs to containers of this daemon, but for their cgroups."""
     found = {str(path) for folder in ("containers", "snapshots") for path in (daemon.data / folder).glob("*")}
     found |= {str(path) for path in (daemon.run / "containers").glob("*")}
-    found |= {str(path) for path in CGROUPS.glob("*/longshore/*")} | {
-        str(p) for p in CGROUPS.glob("longshore/*")
-    }
     found |= {
         line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(daemon.folder) in line
     }
     return found
+
+
+def cgroups_of(id: str) -> list[Path]:
+    return [*CGROUPS.glob(f"*/longshore/{id}"), *CGROUPS.glob(f"longshore/{id}")]
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,7 @@ def test_a_failed_start_leaves_nothing(
         assert code is None or state["ExitCode"] == code
         assert api.inspect_container(container["Id"])["NetworkSettings"]["IPAddress"] == ""
         api.remove_container(container["Id"])
+        assert cgroups_of(container["Id"]) == []
     assert traces(daemon) == before
 
 
@@ -91,6 +93,7 @@ def test_a_used_port_is_refused_and_nothing_is_left(daemon: Any, api: Any) -> No
     before = traces(daemon)
     with pytest.raises(Exception, match="port is already allocated"):
         run(api, "sleep 60", name="second", port_bindings={81: 18932, 80: 18931})
+    assert cgroups_of(api.inspect_container("second")["Id"]) == []
     api.remove_container("second")
     assert traces(daemon) == before
     run(api, "sleep 60", port_bindings={81: 18932})  # the port beside it was given back
@@ -206,6 +209,7 @@ def test_auto_remove_takes_its_volume_along(daemon: Any, api: Any) -> None:
     assert not waiter.is_alive()
     assert api.containers(all=True) == []
     assert not api.volumes()["Volumes"]
+    assert cgroups_of(id) == []
     assert traces(daemon) == before
 
 
