@@ -253,7 +253,7 @@ _SURNAMES = [
     "watt",
     "wilkes",
     "wilkinson",
-    "wirth",
+    "wirth",  # codespell:ignore wirth
     "yonath",
     "zuse",
 ]
