@@ -23,7 +23,9 @@ GLIBC = ("2_34", "2_28", "2_17", "2_12", "2_5")
 
 
 def pip(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments], check=True
+    )
 
 
 def engine_wheel(folder: Path, version: str) -> Path:
@@ -33,7 +35,9 @@ def engine_wheel(folder: Path, version: str) -> Path:
     if version:
         init = source / "src/longshore/__init__.py"
         lines = init.read_text().splitlines(keepends=True)
-        init.write_text("".join(f'__version__ = "{version}"\n' if x.startswith("__version__") else x for x in lines))
+        init.write_text(
+            "".join(f'__version__ = "{version}"\n' if x.startswith("__version__") else x for x in lines)
+        )
     pip("wheel", "--no-deps", "--wheel-dir", str(folder / "own"), str(source))
     (wheel,) = (folder / "own").glob("longshore-*.whl")
     return wheel

@@ -46,7 +46,7 @@ def write_pidfile(path: Path) -> None:
     """Raises Conflict when the process in it lives and is a longshored of another data root."""
     try:
         pid = int(path.read_text())
-        if pid != os.getpid() and b"longshored" in Path(f"/proc/{pid}/cmdline").read_bytes():
+        if pid != os.getpid() and is_longshored(pid):
             raise Conflict(f"the pidfile {path} belongs to a running longshored", detail=f"process {pid}")
     except (FileNotFoundError, ProcessLookupError, ValueError):
         pass  # none, a dead one, or rubbish
@@ -54,6 +54,12 @@ def write_pidfile(path: Path) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     temporary.write_text(f"{os.getpid()}\n")
     temporary.rename(path)
+
+
+def is_longshored(pid: int) -> bool:
+    """Whether that process is a daemon, and not one that merely talks of it. Raises OSError when it is gone."""
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:3]  # python, its flag, the script
+    return any(word.rpartition(b"/")[2] == b"longshored" for word in words)
 
 
 def remove_own(path: Path, identity: tuple[int, int] | None) -> None:

@@ -287,10 +287,10 @@ class SysV:
         """The daemon's process id, 0 when it does not run. A recycled id is not mistaken for it."""
         try:
             pid = int(PIDFILE.read_text())
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:3]  # python, its flag, the script
         except (OSError, ValueError):
             return 0
-        return pid if b"longshored" in command else 0
+        return pid if any(word.rpartition(b"/")[2] == b"longshored" for word in words) else 0
 
     def running(self) -> bool:
         return self.pid() != 0
