@@ -2,7 +2,7 @@
 
 Strict where leniency lets two readers disagree about where a message ends (both length headers, folded lines,
 odd white space, signs in numbers); a Docker client never sends such things. Why not a library: see
-docs/decisions/own-http-server.md.
+docs/decisions/0001-own-http-server.md.
 """
 
 import re
