@@ -48,7 +48,7 @@ class DaemonUnderTest:
 
     def __init__(self, number: int, *flags: str) -> None:
         # Short: the path of a unix socket has at most 107 bytes
-        self.folder = Path(tempfile.mkdtemp(prefix=f"ls{number}-", dir="/var/tmp"))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"ls{number}-{os.getpid()}-", dir="/var/tmp"))
         self.data, self.run = self.folder / "data", self.folder / "run"
         self.socket = str(self.folder / "api.sock")
         self.host = f"unix://{self.socket}"
@@ -211,6 +211,24 @@ async def _remove_network(bridge: str, bip: str) -> None:
     manager = NetworkManager(NetworkSettings(bridge=bridge, bip=bip))
     await manager.setup()
     await manager.close(remove=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_on_the_machine(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Mounts, cgroups, links, tables, processes and files: after all kernel and compat tests as before them.
+
+    Set up before and taken down after every other fixture, the daemon of the session included.
+    """
+    wanted = {"kernel", "compat"}
+    if os.geteuid() != 0 or not any(wanted & set(item.path.parts) for item in request.session.items):
+        yield
+        return
+    state = load_helper("machine_state")
+    os.environ[state.MARK] = mark = f"{os.getpid()}-{time.monotonic_ns()}"
+    before = state.of_machine(mark)
+    yield
+    left = state.settle(lambda: state.changes(before, state.of_machine(mark)))
+    assert not left, f"the tests left the machine in another state:\n{json.dumps(left, indent=1)}"
 
 
 def need_root() -> None:

@@ -315,6 +315,7 @@ class Connection(asyncio.Protocol):
 
     async def _next_head(self) -> wire.Head | None:
         while (end := self._buffer.find(b"\r\n\r\n")) < 0:
+            wire.check_beginning(bytes(self._buffer[: wire.MAX_LINE]))
             if len(self._buffer) > wire.MAX_HEAD:
                 raise wire.BadRequest("request header fields too large", 431)
             if self._eof:

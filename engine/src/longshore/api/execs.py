@@ -75,7 +75,7 @@ async def start_exec(request: Request) -> AnyReply:
             streams = await execs.start(session)
         except EngineError as error:
             text = f"{error}\r\n".encode()
-            await client.write(text if tty else frame("stderr", text))
+            await client.write(text if tty else frame("stdout", text))
             return
         ended = True
         if streams:

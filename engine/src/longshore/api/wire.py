@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import Protocol
 
 MAX_HEAD = 1 << 20  # Go's default too; X-Registry-Config of `docker build` carries every known login
+MAX_LINE = 1 << 16  # a longer request line is judged when the head is complete
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _REQUEST_LINE = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([\x21-\x7e\x80-\xff]+) HTTP/1\.([01])")
 _HEX = re.compile(rb"[0-9A-Fa-f]{1,15}")
@@ -56,6 +57,18 @@ class Head:
     keep_alive: bool
     upgrade: bool
     http_1_0: bool = False
+
+
+def check_beginning(data: bytes) -> None:
+    """Refuse what is no HTTP as soon as its first line shows it: who speaks something else never ends a head.
+
+    Raises BadRequest.
+    """
+    text = data[:MAX_LINE].lstrip(b"\r\n").decode("latin-1")
+    line, ended, _ = text.partition("\n")
+    bad_line = ended and _REQUEST_LINE.fullmatch(line.removesuffix("\r")) is None
+    if bad_line or (text and _TOKEN.match(text) is None):
+        raise BadRequest("malformed request line")
 
 
 def parse_head(data: bytes) -> Head:

@@ -284,7 +284,10 @@ WaitCondition = Literal["not-running", "next-exit", "removed"]
 
 
 def without_nulls(value: object, *, keep_keys: bool = False) -> object:
-    """Drop every key whose value is null, at any depth; `keep_keys` turns them into {} instead."""
+    """Drop every key whose value is null, at any depth; `keep_keys` turns them into {} instead.
+
+    InvalidArgument for a number beyond the API's integers: the kernel's files would not take it either.
+    """
     if isinstance(value, dict):
         cleaned: dict[str, object] = {}
         for key, item in cast("dict[str, object]", value).items():
@@ -293,6 +296,8 @@ def without_nulls(value: object, *, keep_keys: bool = False) -> object:
             elif keep_keys:
                 cleaned[key] = dict[str, object]()
         return cleaned
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise InvalidArgument("invalid request", detail=f"the number {value} does not fit into 64 bits")
     if isinstance(value, list):
         return [without_nulls(item) for item in cast("list[object]", value) if item is not None]
     return value

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import ip_address
 
 from longshore.core.model import Config, CreateRequest, HealthConfig, HostConfig, Resources
 from longshore.core.ports import expand_bindings, expand_exposed
@@ -82,6 +83,7 @@ _ULIMITS = frozenset(
     ]
 )
 _HOSTNAME = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_])?\.?")
+_MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 _CPUSET = re.compile(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*")
 
 
@@ -114,6 +116,8 @@ def check_create(request: CreateRequest, *, cpus: int) -> None:
     """Everything that can be judged without looking at other objects. Raises InvalidArgument naming the field."""
     check_config(request)
     check_host(request.host_config, cpus=cpus)
+    for settings in (request.networking_config.endpoints_config or {}).values():
+        check_mac(settings.mac_address)
 
 
 def check_config(config: Config) -> None:
@@ -129,6 +133,7 @@ def check_config(config: Config) -> None:
         parse_signal(config.stop_signal)
     if config.stop_timeout is not None and config.stop_timeout < -1:
         raise InvalidArgument(f"invalid StopTimeout: {config.stop_timeout}")
+    check_mac(config.mac_address or "")
     check_env(config.env or ())
     for field, words in (("Cmd", config.cmd), ("Entrypoint", config.entrypoint)):
         if any("\0" in word for word in words or ()):
@@ -182,6 +187,8 @@ def check_host(host: HostConfig, *, cpus: int) -> None:
         name, _, address = text.replace("=", ":", 1).partition(":")
         if not name or not address:
             raise InvalidArgument(f"bad format for add-host: {text!r}")
+    for server in host.dns or ():
+        _check_address(server, "nameserver")
     for name in host.group_add or ():
         if not name or "\0" in name or len(name) > 256:
             raise InvalidArgument(f"invalid GroupAdd: {name!r}")
@@ -193,11 +200,31 @@ def check_host(host: HostConfig, *, cpus: int) -> None:
         raise InvalidArgument(
             "could not select a device driver: DeviceRequests are not supported", hint="use --device"
         )
+    if host.isolation not in ("", "default"):
+        raise InvalidArgument(f"Invalid isolation: {host.isolation!r} - linux only supports 'default'")
+    if host.storage_opt:
+        raise InvalidArgument(
+            "HostConfig.StorageOpt is not supported",
+            hint="limit what a container writes with a --tmpfs of a size",
+        )
     if host.links:
         raise InvalidArgument("HostConfig.Links is not supported", hint="use a network and container names")
     for name in (host.readonly_paths or []) + (host.masked_paths or []):
         if not name.startswith("/"):
             raise InvalidArgument(f"invalid masked or read-only path {name!r}: not absolute")
+
+
+def _check_address(text: str, what: str) -> None:
+    try:
+        ip_address(text)
+    except ValueError as cause:
+        raise InvalidArgument(f"invalid {what} address: {text!r}") from cause
+
+
+def check_mac(text: str) -> None:
+    """Raises InvalidArgument unless it is empty or six bytes with ":" between them."""
+    if text and not _MAC.fullmatch(text):
+        raise InvalidArgument(f"invalid MAC address: {text!r}", hint="write it like 02:42:ac:11:00:02")
 
 
 def parse_security_option(text: str) -> tuple[str, str]:

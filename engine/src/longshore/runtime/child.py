@@ -83,7 +83,9 @@ def _start_init(job: InitJob) -> NoReturn:
         program.wait_for_permission(channel)
         rootfs.write_sysctls(proc_fd, plan.late_sysctls)
     program.finish(
-        plan.process, root_fd, job.stdio, console, channel, job.seccomp, proc_fd, wait=not plan.late_sysctls
+        *(plan.process, root_fd, job.stdio, console, channel, job.seccomp, proc_fd),
+        wait=not plan.late_sysctls,
+        first=True,
     )
 
 
@@ -186,7 +188,7 @@ def _start_exec(job: ExecJob) -> NoReturn:
             master, console = rootfs.open_terminal(root_fd, plan.size)
         send(channel, CONSOLE, (master,))
         os.close(master)
-    program.finish(plan, root_fd, job.stdio, console, channel, job.seccomp, proc_fd, wait=False)
+    program.finish(plan, root_fd, job.stdio, console, channel, job.seccomp, proc_fd, wait=False, first=False)
 
 
 def _tell(channel: socket.socket, warnings: list[str]) -> None:

@@ -100,10 +100,13 @@ def find_identity(plan: ProcessPlan, root_fd: int, environment: dict[str, str]) 
     return identity
 
 
-def enter_directory(root_fd: int, path: str) -> int:
-    """A descriptor of the working directory, made when it is missing. Links of /proc lead nowhere (EXDEV, ELOOP)."""
+def enter_directory(root_fd: int, path: str, *, make: bool) -> int:
+    """A descriptor of the working directory. Links of /proc lead nowhere (EXDEV, ELOOP).
+
+    `make`: a container's own one is made when it is missing; an exec must not change the container, as with runc.
+    """
     with Doing(f'setting the working directory "{path}"'):
-        return make_directories(root_fd, path)
+        return make_directories(root_fd, path) if make else openat2(root_fd, path, os.O_PATH | os.O_DIRECTORY)
 
 
 def change_directory(fd: int, path: str) -> None:
@@ -299,13 +302,17 @@ def finish(
     proc_fd: int | None,
     *,
     wait: bool,
+    first: bool,
 ) -> NoReturn:
-    """Everything from a prepared root to execve(2). `wait`: the parent says when (one byte) after all is checked."""
+    """Everything from a prepared root to execve(2). `wait`: the parent says when (one byte) after all is checked.
+
+    `first`: it is the container's first process, not an exec.
+    """
     environment = dict(plan.env)
     identity = find_identity(plan, root_fd, environment)
     if plan.terminal:
         environment.setdefault("TERM", "xterm")
-    cwd = enter_directory(root_fd, plan.cwd)
+    cwd = enter_directory(root_fd, plan.cwd, make=first)
     connect_stdio(stdio, console)
     if plan.apparmor_profile and proc_fd is not None:
         set_label(proc_fd, plan.apparmor_profile)

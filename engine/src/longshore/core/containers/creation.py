@@ -80,7 +80,16 @@ class Creator:
 
     def _mounts_of(self, request: CreateRequest) -> dict[str, list[MountPoint]]:
         names = [text.partition(":")[0] for text in request.host_config.volumes_from or ()]
-        return {name: self._parts.store.get(name).record.mounts for name in names}
+        return {name: self._peer(name).record.mounts for name in names}
+
+    def _peer(self, name: str) -> Container:
+        """Another container that this one names. InvalidArgument, not NotFound: the docker CLI reads 404 of create
+        as "pull the image first".
+        """
+        try:
+            return self._parts.store.get(name)
+        except NotFound as cause:
+            raise InvalidArgument(str(cause)) from cause
 
     def _name_networks(self, record: Record) -> None:
         """Networks by their names, whatever the client used. Raises InvalidArgument for one that does not exist:
@@ -101,7 +110,7 @@ class Creator:
         if mode in asked:
             record.host_config.network_mode = next(iter(named))
         elif mode.startswith("container:"):
-            peer = self._parts.store.get(mode.removeprefix("container:"))
+            peer = self._peer(mode.removeprefix("container:"))
             record.config.hostname = record.config.hostname or peer.record.config.hostname
 
     async def _make(self, record: Record, image: "Image") -> Container:
