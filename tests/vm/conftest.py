@@ -112,7 +112,10 @@ def bundles(work: Path) -> tuple[Path, Path]:
             [BIN / "python", vm.ROOT / "engine/bundle.py", "--version", version],
             check=True, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-        made.append(Path(shutil.move(done.stdout.strip().splitlines()[-1], work)))
+        written = Path(done.stdout.strip().splitlines()[-1])
+        made.append(Path(shutil.copy(written, work)))
+        if version:
+            written.unlink()  # build/ keeps the real one
     return made[0], made[1]
 
 
