@@ -320,6 +320,9 @@ async def test_execs_leave_no_descriptors_and_no_zombies(lab: Lab, zygote: Zygot
 
     # Init is the monitor's own child, as soon as the launcher that forked it has ended
     assert await asyncio.to_thread(wait_until, lambda: look()[1].split() == [str(monitor.pid)])
+    # The first exec ends its quiet life: from then on it has a loop
+    await (await monitor.exec(Exec("first", process("true"), attach=False))).wait()
+    assert await asyncio.to_thread(wait_until, lambda: look()[1].split() == [str(monitor.pid)])
     before = look()
     for n in range(10):
         attached = await monitor.exec(Exec(f"a{n}", process("true"), stdin=True))

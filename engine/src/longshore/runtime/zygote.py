@@ -8,17 +8,17 @@ Its executable is a sealed copy in memory (`client.seal_interpreter`): a contain
 instants a fork of it, and /proc/<pid>/exe must not lead to the host's interpreter (CVE-2019-5736).
 """
 
-import ctypes
+import _socket
 import gc
 import os
 import signal
-import socket
 import sys
 import traceback
 from typing import NoReturn
 
 import msgspec
 
+from longshore.kernel.processes import set_name
 from longshore.runtime import wire
 from longshore.runtime.init import warm_up
 from longshore.runtime.messages import Failed, FromMonitor
@@ -33,8 +33,9 @@ _IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal
 The zygote ends when its socket closes, a monitor when its container ends.
 """
 
-_PR_SET_NAME = 15  # prctl(2)
-_prctl = ctypes.CDLL(None).prctl  # looked up once, before the forks
+_SIZE = 1 << 16
+_SPACE = _socket.CMSG_SPACE(wire.MAX_DESCRIPTORS * 4)
+_HEADER = wire.HEADER.size
 
 
 def main(control_fd: int, sealed_fd: int) -> None:
@@ -43,11 +44,11 @@ def main(control_fd: int, sealed_fd: int) -> None:
     `control_fd`: a stream socket. `sealed_fd`: the executable's memory, only closed here.
     """
     os.close(sealed_fd)
-    control = socket.socket(fileno=control_fd)
-    control.set_inheritable(False)
+    os.set_inheritable(control_fd, False)
+    control = _socket.socket(fileno=control_fd)
     os.umask(0o022)
     os.chdir("/")
-    _set_name(b"longshore-zyg")
+    set_name("longshore-zyg")
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the monitors, wait(2)
@@ -59,49 +60,52 @@ def main(control_fd: int, sealed_fd: int) -> None:
     serve(control)
 
 
-def serve(control: socket.socket) -> None:
-    """Fork a monitor per launch. Returns at the end of the stream, or when the daemon sends rubbish lengths."""
-    splitter = wire.Splitter()
-    watches: list[int] = []
+def serve(control: _socket.socket) -> None:
+    """Fork a monitor per launch. Returns at the end of the stream, or when the daemon sends rubbish lengths.
+
+    Narrow on purpose: each page that is written here between two forks stays behind as a copy in the older monitor.
+    Decoded in the child only: garbage made here would stay in the memory of all later monitors.
+    """
+    buffer, watches = b"", b""
     while True:
         try:
-            data, descriptors = wire.receive(control)
+            data, ancillary, _, _ = control.recvmsg(_SIZE, _SPACE, _socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
             return
-        watches += descriptors
+        for _level, _kind, payload in ancillary:
+            watches += payload
         if not data:
             return
-        splitter.feed(data)
-        while watches and (body := splitter.next()) is not None:
-            # Decoded in the child only: garbage made here would stay in the memory of all later monitors
-            fork_monitor(body, socket.socket(fileno=watches.pop(0)), control)
+        buffer = buffer + data if buffer else data
+        while watches and len(buffer) >= _HEADER:
+            end = _HEADER + int.from_bytes(buffer[:_HEADER], "big")
+            if end > wire.MAX_MESSAGE:
+                return
+            if len(buffer) < end:
+                break
+            fork_monitor(buffer[_HEADER:end], int.from_bytes(watches[:4], sys.byteorder), control)
+            buffer, watches = buffer[end:], watches[4:]
 
 
-def fork_monitor(body: bytes, watch: socket.socket, control: socket.socket) -> None:
+def fork_monitor(body: bytes, watch: int, control: _socket.socket) -> None:
     """Start a monitor; the parent's copy of `watch` is closed. Failure to fork is told through it."""
     try:
         pid = os.fork()
     except OSError as error:
         _tell_failed(watch, Failed("cannot start a monitor", error.errno or 0, str(error)))
-        watch.close()
+        os.close(watch)
         return
     if pid == 0:
         control.close()
         become_monitor(body, watch)
-    watch.close()
+    os.close(watch)
 
 
-def become_monitor(body: bytes, watch: socket.socket) -> NoReturn:
-    """In the forked child: detach from everything of the daemon and run. Never returns."""
+def become_monitor(body: bytes, watch: int) -> NoReturn:
+    """In the forked child. Never returns."""
+    code = 70
     try:
-        os.setsid()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # its children's statuses are wanted
-        _set_name(b"longshore-mon")
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        os.dup2(null, 2)  # the daemon's terminal or journal may go away
-        os.close(null)
-        gc.enable()
-        run_monitor(body, watch)
+        code = 0 if run_monitor(body, watch) else 70
     except msgspec.MsgspecError as error:
         _tell_failed(
             watch, Failed("the launch message is invalid", detail=str(error), kind="InvalidArgument")
@@ -109,21 +113,16 @@ def become_monitor(body: bytes, watch: socket.socket) -> NoReturn:
     except BaseException:
         # The process boundary: a defect of ours ends this one run, and the daemon learns why
         _tell_failed(watch, Failed("the monitor failed", detail=traceback.format_exc(limit=-3)))
-        os._exit(70)
-    os._exit(0)
+    finally:
+        os._exit(code)
 
 
-def _tell_failed(connection: socket.socket, message: FromMonitor) -> None:
+def _tell_failed(watch: int, message: FromMonitor) -> None:
     try:
-        connection.setblocking(True)
-        connection.sendall(wire.encode(message))
-    except OSError:  # the daemon is gone, or the monitor has closed the connection already
+        os.set_blocking(watch, True)
+        os.write(watch, wire.encode(message))
+    except OSError:  # the daemon is gone
         pass
-
-
-def _set_name(name: bytes) -> None:
-    """What ps and top show; at most 15 bytes."""
-    _prctl(_PR_SET_NAME, name, 0, 0, 0)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ later orphans of a container without a pid namespace go to the host's init as ev
 """
 # ruff: noqa: PTH103 (see records.py)
 
+import _socket
 import os
 import socket
 import traceback
@@ -17,14 +18,23 @@ from typing import NoReturn
 import msgspec
 
 from longshore.errors import EngineError, InvalidArgument, StartFailed
-from longshore.kernel.descriptors import receive, send
+from longshore.kernel.descriptors import close_quietly, receive, send
 from longshore.kernel.processes import PR_SET_CHILD_SUBREAPER, prctl
 from longshore.runtime import records, wire
 from longshore.runtime.init import Execution, Init, spawn_exec, spawn_init
 from longshore.runtime.logwriter import now_text, open_log
-from longshore.runtime.messages import Exec, Failed, Launch
+from longshore.runtime.messages import Created, Exec, Failed, Launch, Started
 
-_GO = b"G"
+GO = b"G"  # to the launcher: let the container's process execute its program
+
+# From the launcher: a letter, so that an idle monitor (quiet.py) needs no decoder, and a body
+SPAWNED = b"S"  # one byte, how many of the first descriptors tell of events; a `Spawned`
+PROCEEDED = b"P"  # the program runs; a `Started` framed for the daemon
+FAILED = b"F"  # a `Failed`
+
+
+_SILENT = frozenset(("stdin", "log"))
+"""Roles of descriptors that a monitor writes to; it waits for events of all others."""
 
 
 class Spawned(msgspec.Struct, frozen=True, tag="spawned"):
@@ -35,15 +45,25 @@ class Spawned(msgspec.Struct, frozen=True, tag="spawned"):
     cgroup: str = ""
 
 
-class Proceeded(msgspec.Struct, frozen=True, tag="proceeded"):
-    """The container's program runs."""
-
-    started_at: str
-    warnings: tuple[str, ...] = ()
-
-
-_decoder = msgspec.json.Decoder[Spawned | Proceeded | Failed](Spawned | Proceeded | Failed)
+_spawned_decoder = msgspec.json.Decoder(Spawned)
+_started_decoder = msgspec.json.Decoder(Started)
+_failed_decoder = msgspec.json.Decoder(Failed)
 _encoder = msgspec.json.Encoder()
+
+Answer = Spawned | Started | Failed
+
+
+def parse_answer(data: bytes) -> Answer:
+    """What a launcher said; empty data: it has died."""
+    match data[:1]:
+        case b"S":
+            return _spawned_decoder.decode(data[2:])
+        case b"P":
+            return _started_decoder.decode(data[1 + wire.HEADER.size :])
+        case b"F":
+            return _failed_decoder.decode(data[1:])
+        case _:
+            return Failed("the process that starts the container died", hint="is the host short of memory?")
 
 
 def failed(error: BaseException) -> Failed:
@@ -59,36 +79,37 @@ def failed(error: BaseException) -> Failed:
 class Launcher:
     """The handle of one launcher process."""
 
-    def __init__(self, work: Callable[[socket.socket], None]) -> None:
+    def __init__(self, pid: int, channel: socket.socket) -> None:
+        self._pid = pid
+        self._channel = channel
+
+    @classmethod
+    def fork(cls, work: Callable[[socket.socket], None]) -> "Launcher":
         """Fork and let the child do `work(channel)`. Raises OSError."""
         prctl(PR_SET_CHILD_SUBREAPER, 1)
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self._pid = os.fork()
-            if self._pid == 0:
-                self._channel.close()
-                _be_launcher(work, theirs)
+            pid = os.fork()
+            if pid == 0:
+                be_launcher(work, channel, theirs)
+        return cls(pid, channel)
 
-    def receive(self) -> tuple[Spawned | Proceeded | Failed, list[int]]:
+    def receive(self) -> tuple[Answer, list[int]]:
         """Wait for the next message and its descriptors."""
         try:
             data, descriptors = receive(self._channel, most=16)
         except ConnectionResetError:
             data, descriptors = b"", []
-        if not data:
-            return Failed(
-                "the process that starts the container died", hint="is the host short of memory?"
-            ), []
-        return _decoder.decode(data), descriptors
+        return parse_answer(data), descriptors
 
-    def proceed(self) -> Proceeded | Failed:
+    def proceed(self) -> Started | Failed:
         """Let the container's process execute its program."""
         try:
-            self._channel.send(_GO)
+            self._channel.send(GO)
         except BrokenPipeError:
             pass  # it is dead; receive() says so
         message, _ = self.receive()
-        return message if isinstance(message, Proceeded) else _as_failed(message)
+        return message if isinstance(message, Started) else _as_failed(message)
 
     def end(self) -> None:
         """Wait for the launcher's end; a process that was not let proceed is undone. Twice is fine."""
@@ -99,7 +120,7 @@ class Launcher:
             prctl(PR_SET_CHILD_SUBREAPER, 0)
 
 
-def _as_failed(message: Spawned | Proceeded | Failed) -> Failed:
+def _as_failed(message: Answer) -> Failed:
     return (
         message
         if isinstance(message, Failed)
@@ -107,11 +128,12 @@ def _as_failed(message: Spawned | Proceeded | Failed) -> Failed:
     )
 
 
-def launch_init(body: bytes) -> Launcher:
-    """A launcher that creates the container of a Launch message and then waits for `proceed()`.
+def init_work(body: bytes, watch: int) -> Callable[[socket.socket], None]:
+    """A launcher's work: create the container of a Launch message and then wait for the go-ahead.
 
     It also prepares what the monitor needs: the state folder, the log and the control socket (roles "log"
-    and "listener"). The monitor cleans the state folder up, also after a failure.
+    and "listener"); the monitor cleans the state folder up, also after a failure. And it tells the daemon
+    itself, over `watch`, that the container is created, which spares the monitor the namespace's descriptors.
     """
 
     def work(channel: socket.socket) -> None:
@@ -124,6 +146,7 @@ def launch_init(body: bytes) -> Launcher:
         try:
             _write_state(launch, init)
             send(channel, *_spawned(init, extra, init.cgroup))
+            _tell_created(watch, init)
             go = channel.recv(1)
         except OSError:
             go = b""
@@ -133,9 +156,22 @@ def launch_init(body: bytes) -> Launcher:
         started_at = now_text()
         init.proceed()
         _write_state(launch, init, started_at)
-        channel.send(_encoder.encode(Proceeded(started_at, tuple(init.warnings))))
+        channel.send(PROCEEDED + wire.encode(Started(started_at, tuple(init.warnings))))
 
-    return Launcher(work)
+    return work
+
+
+def _tell_created(watch: int, init: Init) -> None:
+    network = [fd for fd in (init.netns_fd, init.netlink_fd) if fd is not None]
+    connection = socket.socket(fileno=watch)
+    try:
+        wire.send(connection, wire.encode(Created(init.pid)), network)  # the first message: it fits whole
+    except OSError:  # the daemon is gone; the monitor sees that too and gives up
+        pass
+    finally:
+        connection.detach()
+    close_quietly(*network)
+    init.netns_fd = init.netlink_fd = None
 
 
 def _listen(state_dir: str) -> int:
@@ -184,7 +220,7 @@ def launch_exec(body: bytes, init_pidfd: int, request: Exec) -> Launcher:
         )
         send(channel, *_spawned(execution, [], ""))
 
-    return Launcher(work)
+    return Launcher.fork(work)
 
 
 def _decode_launch(body: bytes) -> Launch:
@@ -196,25 +232,33 @@ def _decode_launch(body: bytes) -> Launch:
 
 def _spawned(process: Init | Execution, extra: list[tuple[str, int]], cgroup: str) -> tuple[bytes, list[int]]:
     pairs = [
+        *extra,
         ("pid", process.pidfd),
-        ("stdin", process.stdin_fd),
         ("stdout", process.stdout_fd),
         ("stderr", process.stderr_fd),
         ("console", process.console_fd),
+        ("stdin", process.stdin_fd),
     ]
-    if isinstance(process, Init):
-        pairs += [("netns", process.netns_fd), ("netlink", process.netlink_fd)]
-    present = [(role, fd) for role, fd in pairs if fd is not None] + extra
+    present = [(role, fd) for role, fd in pairs if fd is not None]
+    present.sort(key=lambda pair: pair[0] in _SILENT)
+    telling = sum(role not in _SILENT for role, _ in present)
     message = Spawned(process.pid, tuple(role for role, _ in present), cgroup)
-    return _encoder.encode(message), [fd for _, fd in present]
+    return SPAWNED + bytes((telling,)) + _encoder.encode(message), [fd for _, fd in present]
 
 
-def _be_launcher(work: Callable[[socket.socket], None], channel: socket.socket) -> NoReturn:
+def be_launcher(
+    work: Callable[[socket.socket], None], parents_end: _socket.socket, end: _socket.socket
+) -> NoReturn:
+    """In the forked child: do the work, tell what went wrong through `end`, exit."""
+    channel = None
     try:
+        parents_end.close()  # or the parent's leaving would go unnoticed
+        channel = socket.socket(fileno=end.detach())
         work(channel)
     except BaseException as error:  # the process boundary: the monitor gets the reason, whatever it is
         try:
-            channel.send(_encoder.encode(failed(error)))
+            if channel is not None:
+                channel.send(FAILED + _encoder.encode(failed(error)))
         except OSError:  # the monitor is dead
             pass
     finally:

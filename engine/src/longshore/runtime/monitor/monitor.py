@@ -1,12 +1,15 @@
 """One run of one container, from the Launch to the exit record."""
 
+import array
 import errno
 import fcntl
+import gc
 import os
 import signal
 import socket
 import struct
 import termios
+import traceback
 from dataclasses import dataclass
 
 import msgspec
@@ -17,7 +20,6 @@ from longshore.runtime.logwriter import LogWriter, now_text
 from longshore.runtime.messages import (
     Attach,
     Attached,
-    Created,
     Exec,
     ExecExited,
     ExecStarted,
@@ -33,9 +35,10 @@ from longshore.runtime.messages import (
     ToMonitor,
     Watch,
 )
-from longshore.runtime.monitor.launcher import Launcher, Spawned, failed, launch_exec, launch_init
+from longshore.runtime.monitor.launcher import Answer, Launcher, Spawned, failed, launch_exec, parse_answer
 from longshore.runtime.monitor.loop import IN, Loop
 from longshore.runtime.monitor.peer import Peer
+from longshore.runtime.monitor.quiet import Quiet, wait_quietly
 from longshore.runtime.monitor.streams import Stdio
 
 DRAIN_SECONDS = 2.0
@@ -79,10 +82,11 @@ class RunningExec:
 class Monitor:
     """`run()` returns when the container has ended and everything about it is told and written."""
 
-    def __init__(self, body: bytes, watch: socket.socket) -> None:
-        """`body`: an encoded `Launch`. Raises msgspec.MsgspecError when it is none."""
-        self._body = body
-        self._head = _head_decoder.decode(body)
+    def __init__(self, quiet: Quiet) -> None:
+        """Takes everything over. Raises msgspec.MsgspecError when the body is no encoded `Launch`."""
+        self._quiet = quiet
+        self._body = quiet.body
+        self._head = _head_decoder.decode(quiet.body)
         self._loop = Loop()
         self._watchers: list[Peer] = []
         self._connections: set[Peer] = set()
@@ -98,13 +102,10 @@ class Monitor:
         self._died_waiting = False  # init ended before the go-ahead
         self._record: Exited | None = None
         self._over = False
-        self._watchers.append(self._accept_peer(watch))
+        self._watchers.append(self._accept_peer(socket.socket(fileno=quiet.watch)))
 
     def run(self) -> None:
-        try:
-            problem = self._create()
-        except OSError as error:
-            problem = Failed(f"cannot create container {self._head.id}", error.errno or 0, str(error))
+        problem = self._take_over()
         if problem is not None:
             self._give_up(problem)
             return
@@ -137,27 +138,35 @@ class Monitor:
             records.write_exit(self._head.exit_path, self._record)
             self._clean()
             self._tell(self._record)
+        else:
+            self._tell(Failed("the monitor failed", detail=reason))
 
     # Creating and starting
 
-    def _create(self) -> Failed | None:
-        head = self._head
-        self._launcher = launch_init(self._body)
-        init, descriptors = self._launcher.receive()
+    def _take_over(self) -> Failed | None:
+        head, quiet = self._head, self._quiet
+        if quiet.launcher:
+            assert quiet.channel is not None
+            self._launcher = Launcher(quiet.launcher, socket.socket(fileno=quiet.channel.detach()))
+        init = parse_answer(quiet.spawned)
         if not isinstance(init, Spawned):
+            if quiet.problem is not None:
+                error = quiet.problem
+                return Failed(f"cannot create container {head.id}", error.errno or 0, str(error))
             return init if isinstance(init, Failed) else Failed("the launcher mixed up its messages")
         self._init = init
-        fds = dict(zip(init.roles, descriptors, strict=True))
+        fds = dict(zip(init.roles, array.array("i", quiet.descriptors), strict=True))
         self._pidfd = fds["pid"]
         log = LogWriter(head.log, fds["log"]) if head.log else None
         self._stdio = self._make_stdio(fds, log=log, stdin_once=head.stdin_once)
         self._listener = socket.socket(fileno=fds["listener"])
         self._loop.add(fds["listener"], IN, self._accept)
         self._loop.add(self._pidfd, IN, self._init_died)
-        network = [fds[role] for role in ("netns", "netlink") if role in fds]
-        self._tell(Created(init.pid), network)
-        for fd in network:
-            os.close(fd)
+        if quiet.answer:
+            self._proceeded(parse_answer(quiet.answer), told=True)
+        if quiet.problem is not None:
+            raise quiet.problem
+        self._watchers[0].feed(quiet.words)
         return None
 
     def _make_stdio(self, fds: dict[str, int], *, log: LogWriter | None, stdin_once: bool) -> Stdio:
@@ -175,14 +184,20 @@ class Monitor:
         if self._started_at or self._launcher is None:
             self._tell(Started(self._started_at))
             return
-        answer = self._launcher.proceed()
-        if isinstance(answer, Failed):
-            self._give_up(answer)
+        self._proceeded(self._launcher.proceed(), told=False)
+
+    def _proceeded(self, answer: Answer, *, told: bool) -> None:
+        if not isinstance(answer, Started):
+            self._give_up(
+                answer if isinstance(answer, Failed) else Failed("the launcher mixed up its messages")
+            )
             return
-        self._started_at = answer.started_at
-        self._tell(Started(answer.started_at, answer.warnings))
-        self._launcher.end()  # from here on init is our child
-        self._launcher = None
+        self._started_at = answer.at
+        if not told:
+            self._tell(answer)
+        if self._launcher is not None:
+            self._launcher.end()  # from here on init is our child
+            self._launcher = None
 
     def _give_up(self, message: Failed) -> None:
         """End without an exit record: nothing ever ran."""
@@ -384,14 +399,18 @@ class Monitor:
         running.stdio.process_ended()
 
 
-def run_monitor(body: bytes, watch: socket.socket) -> None:
+def run_monitor(body: bytes, watch: int) -> bool:
     """Be the monitor of an encoded `Launch` until its container has ended. Takes the connection over.
 
-    The caller is a single-threaded process of its own. Raises msgspec.MsgspecError when the message is none.
+    The caller is a single-threaded process of its own. False: a defect of ours ended it, as the daemon was told.
+    Raises msgspec.MsgspecError when the message is none; then the connection is still the caller's.
     """
-    monitor = Monitor(body, watch)
+    quiet = wait_quietly(body, watch)
+    gc.enable()
+    monitor = Monitor(quiet)
     try:
         monitor.run()
-    except BaseException as error:
-        monitor.abort(f"the monitor failed: {error!r}")
-        raise
+        return True
+    except BaseException:  # the process boundary
+        monitor.abort(f"the monitor failed: {traceback.format_exc(limit=-3)}")
+        return False

@@ -108,6 +108,10 @@ class Peer:
         if not data:
             self.close()
             return
+        self.feed(data)
+
+    def feed(self, data: bytes) -> None:
+        """Handle what was read from the connection."""
         self._splitter.feed(data)
         try:
             while self.open and (body := self._splitter.next()) is not None:
