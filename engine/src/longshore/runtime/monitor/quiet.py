@@ -4,7 +4,7 @@ Every Python object that a monitor uses costs it a private copy of a page of the
 references and methods are cached by type; and a container may idle for months. So this path is one function with
 plain numbers and plain functions: no decoder, no classes of `socket`, no loop object, no log writer. It forks the
 launcher, passes the go-ahead on and the answer back, and then waits for whatever comes first: output, a connection,
-a message, the end. `Monitor` takes over there, for good. See docs/decisions/quiet-monitors.md.
+a message, the end. `Monitor` takes over there, for good. See docs/decisions/0008-quiet-monitors.md.
 """
 
 import _socket
