@@ -219,7 +219,11 @@ class Running:
         process = make_spec(*args, **changes).process
         assert process is not None
         execution = spawn_exec(
-            self.init.pidfd, self.launch.spec, process, container_id=self.launch.id, stdin=stdin is not None
+            self.init.pidfd,
+            lambda: self.launch.spec,
+            process,
+            container_id=self.launch.id,
+            stdin=stdin is not None,
         )
         if execution.stdin_fd is not None:
             os.write(execution.stdin_fd, stdin or b"")

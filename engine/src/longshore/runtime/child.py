@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -160,12 +161,15 @@ def _own_keyring(container_id: str) -> None:
         pass  # EDQUOT, or a kernel without keyrings
 
 
-def run_exec(job: ExecJob) -> NoReturn:
+def run_exec(channel: socket.socket, make_job: Callable[[], ExecJob]) -> NoReturn:
+    """Plans for itself, but hidden from the container first, whose processes see it in their pid namespace."""
     try:
-        program.become_child((job.channel.fileno(), *job.stdio, job.pidfd))
+        processes.set_dumpable(False)
+        job = make_job()
+        program.become_child((channel.fileno(), *job.stdio, job.pidfd))
         _start_exec(job)
     except BaseException as error:
-        _report(job.channel, error)
+        _report(channel, error)
     finally:
         os._exit(1)
 

@@ -235,7 +235,7 @@ def _receive_descriptors(ours: socket.socket, init: Init, plan: ContainerPlan, u
 
 def spawn_exec(
     init_pidfd: int,
-    spec: Spec,
+    spec: Callable[[], Spec],
     process: Process,
     *,
     container_id: str,
@@ -246,17 +246,15 @@ def spawn_exec(
     """Run one more process in the namespaces and cgroup of a running container; returns after its execve(2).
 
     `stdin` false gives /dev/null, `output` false drops stdout and stderr (no descriptors); `stdio` as in spawn_init.
-    Raises StartFailed; then nothing is left behind.
+    `spec` is asked and all is planned in the forked child only: of that the caller, a monitor, keeps no page.
+    Raises StartFailed; then nothing is left behind. The caller's later children, too, are born in the container's
+    pid namespace.
     """
-    plan = plan_process(process)
-    cgroup = cgroups.cgroup_path(spec, container_id)
-    seccomp = _seccomp(spec, plan)
-    kinds = _joined_kinds(spec)
     with ExitStack() as undo:
         if stdio is None:
-            pipes = _open_stdio(terminal=plan.terminal, stdin=stdin, output=output)
+            pipes = _open_stdio(terminal=process.terminal, stdin=stdin, output=output)
         else:
-            pipes = _Stdio(() if plan.terminal else tuple(map(_duplicate, stdio)))
+            pipes = _Stdio(() if process.terminal else tuple(map(_duplicate, stdio)))
         undo.callback(pipes.close)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         undo.callback(ours.close)
@@ -265,17 +263,24 @@ def spawn_exec(
             ns.setns(init_pidfd, ns.CLONE_NEWPID)
         except OSError as error:
             raise StartFailed(f"{_EXEC_PREFIX}container is not running", errno=error.errno or 0) from error
-        job = child.ExecJob(
-            container_id, plan, cgroup, init_pidfd, _pid_of(init_pidfd), kinds, pipes.theirs, theirs, seccomp
-        )
+
+        def make_job() -> child.ExecJob:
+            plan, wanted = plan_process(process), spec()
+            cgroup = cgroups.cgroup_path(wanted, container_id)
+            number, kinds = _pid_of(init_pidfd), _joined_kinds(wanted)
+            seccomp = _seccomp(wanted, plan)
+            return child.ExecJob(
+                container_id, plan, cgroup, init_pidfd, number, kinds, pipes.theirs, theirs, seccomp
+            )
+
         with theirs:
-            pid = _fork(lambda: child.run_exec(job))
+            pid = _fork(lambda: child.run_exec(theirs, make_job))
         undo.callback(_kill_and_reap, pid, None)
         pipes.close_theirs()
         pidfd = os.pidfd_open(pid)
         undo.callback(os.close, pidfd)
         execution = Execution(pid, pidfd, pipes.stdin_fd, pipes.stdout_fd, pipes.stderr_fd)
-        if plan.terminal:
+        if process.terminal:
             data, fds = receive(ours)
             if data[:1] != child.CONSOLE:
                 raise _failure(data, _EXEC_PREFIX)

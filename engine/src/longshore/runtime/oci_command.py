@@ -365,7 +365,7 @@ def execute(store: Store, arguments: argparse.Namespace) -> int:
     pidfd = os.pidfd_open(state.pid)
     if start_time(state.pid) != state.started:
         raise Conflict(f'container "{state.id}" is not running')
-    execution = spawn_exec(pidfd, state.spec, process, container_id=state.id, stdio=(0, 1, 2))
+    execution = spawn_exec(pidfd, lambda: state.spec, process, container_id=state.id, stdio=(0, 1, 2))
     if arguments.pid_file:
         Path(arguments.pid_file).write_text(str(execution.pid))
     if arguments.console_socket:

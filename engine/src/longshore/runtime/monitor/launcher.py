@@ -1,4 +1,4 @@
-"""Short-lived helpers of the monitor that start processes in the container.
+"""The short-lived helper of the monitor that starts the container.
 
 Planning a container touches a megabyte of the zygote's pages, which a process that did it would keep for as
 long as the container runs. So the monitor forks a launcher: that decodes the message, plans, forks the
@@ -21,9 +21,9 @@ from longshore.errors import EngineError, InvalidArgument, StartFailed
 from longshore.kernel.descriptors import close_quietly, receive, send
 from longshore.kernel.processes import PR_SET_CHILD_SUBREAPER, prctl
 from longshore.runtime import records, wire
-from longshore.runtime.init import Execution, Init, spawn_exec, spawn_init
+from longshore.runtime.init import Init, spawn_init
 from longshore.runtime.logwriter import now_text, open_log
-from longshore.runtime.messages import Created, Exec, Failed, Launch, Started
+from longshore.runtime.messages import Created, Failed, Launch, Started
 
 GO = b"G"  # to the launcher: let the container's process execute its program
 
@@ -83,17 +83,6 @@ class Launcher:
         self._pid = pid
         self._channel = channel
 
-    @classmethod
-    def fork(cls, work: Callable[[socket.socket], None]) -> "Launcher":
-        """Fork and let the child do `work(channel)`. Raises OSError."""
-        prctl(PR_SET_CHILD_SUBREAPER, 1)
-        channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            pid = os.fork()
-            if pid == 0:
-                be_launcher(work, channel, theirs)
-        return cls(pid, channel)
-
     def receive(self) -> tuple[Answer, list[int]]:
         """Wait for the next message and its descriptors."""
         try:
@@ -137,7 +126,7 @@ def init_work(body: bytes, watch: int) -> Callable[[socket.socket], None]:
     """
 
     def work(channel: socket.socket) -> None:
-        launch = _decode_launch(body)
+        launch = decode_launch(body)
         os.makedirs(launch.state_dir, mode=0o700, exist_ok=True)
         records.remove_file(launch.exit_path)  # the last run's; must not be taken for this one's
         extra = [("log", open_log(launch.log))] if launch.log else []
@@ -145,7 +134,7 @@ def init_work(body: bytes, watch: int) -> Callable[[socket.socket], None]:
         init = spawn_init(launch)
         try:
             _write_state(launch, init)
-            send(channel, *_spawned(init, extra, init.cgroup))
+            send(channel, *_spawned(init, extra))
             _tell_created(watch, init)
             go = channel.recv(1)
         except OSError:
@@ -205,44 +194,27 @@ def _write_state(launch: Launch, init: Init, started_at: str = "") -> None:
     )
 
 
-def launch_exec(body: bytes, init_pidfd: int, request: Exec) -> Launcher:
-    """A launcher that starts one more process in the container of a Launch message."""
-
-    def work(channel: socket.socket) -> None:
-        launch = _decode_launch(body)
-        execution = spawn_exec(
-            init_pidfd,
-            launch.spec,
-            request.process,
-            container_id=launch.id,
-            stdin=request.attach and request.stdin,
-            output=request.attach,
-        )
-        send(channel, *_spawned(execution, [], ""))
-
-    return Launcher.fork(work)
-
-
-def _decode_launch(body: bytes) -> Launch:
+def decode_launch(body: bytes) -> Launch:
+    """Raises InvalidArgument."""
     try:
         return wire.launch_decoder.decode(body)
     except msgspec.MsgspecError as error:
         raise InvalidArgument("the launch message is invalid", detail=str(error)) from error
 
 
-def _spawned(process: Init | Execution, extra: list[tuple[str, int]], cgroup: str) -> tuple[bytes, list[int]]:
+def _spawned(init: Init, extra: list[tuple[str, int]]) -> tuple[bytes, list[int]]:
     pairs = [
         *extra,
-        ("pid", process.pidfd),
-        ("stdout", process.stdout_fd),
-        ("stderr", process.stderr_fd),
-        ("console", process.console_fd),
-        ("stdin", process.stdin_fd),
+        ("pid", init.pidfd),
+        ("stdout", init.stdout_fd),
+        ("stderr", init.stderr_fd),
+        ("console", init.console_fd),
+        ("stdin", init.stdin_fd),
     ]
     present = [(role, fd) for role, fd in pairs if fd is not None]
     present.sort(key=lambda pair: pair[0] in _SILENT)
     telling = sum(role not in _SILENT for role, _ in present)
-    message = Spawned(process.pid, tuple(role for role, _ in present), cgroup)
+    message = Spawned(init.pid, tuple(role for role, _ in present), init.cgroup)
     return SPAWNED + bytes((telling,)) + _encoder.encode(message), [fd for _, fd in present]
 
 

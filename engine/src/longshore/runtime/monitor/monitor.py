@@ -16,6 +16,7 @@ import msgspec
 
 from longshore.errors import EngineError
 from longshore.runtime import cgroups, records
+from longshore.runtime.init import spawn_exec
 from longshore.runtime.logwriter import LogWriter, now_text
 from longshore.runtime.messages import (
     Attach,
@@ -35,7 +36,7 @@ from longshore.runtime.messages import (
     ToMonitor,
     Watch,
 )
-from longshore.runtime.monitor.launcher import Answer, Launcher, Spawned, failed, launch_exec, parse_answer
+from longshore.runtime.monitor.launcher import Answer, Launcher, Spawned, decode_launch, failed, parse_answer
 from longshore.runtime.monitor.loop import IN, Loop
 from longshore.runtime.monitor.peer import Peer
 from longshore.runtime.monitor.quiet import Quiet, wait_quietly
@@ -372,15 +373,28 @@ class Monitor:
         if message.id in self._execs:
             return Failed(f"exec {message.id} runs already", kind="Conflict")
         try:
-            launcher = launch_exec(self._body, self._pidfd, message)
-            answer, descriptors = launcher.receive()
-            launcher.end()
-        except OSError as error:
+            execution = spawn_exec(
+                self._pidfd,
+                lambda: decode_launch(self._body).spec,
+                message.process,
+                container_id=self._head.id,
+                stdin=message.attach and message.stdin,
+                output=message.attach,
+            )
+        except (EngineError, OSError) as error:
             return failed(error)
-        if not isinstance(answer, Spawned):
-            return answer if isinstance(answer, Failed) else Failed("the launcher mixed up its messages")
-        fds = dict(zip(answer.roles, descriptors, strict=True))
-        return RunningExec(answer.pid, fds["pid"], self._make_stdio(fds, log=None, stdin_once=True))
+        fds = {
+            role: fd
+            for role, fd in (
+                ("stdin", execution.stdin_fd),
+                ("stdout", execution.stdout_fd),
+                ("stderr", execution.stderr_fd),
+                ("console", execution.console_fd),
+            )
+            if fd is not None
+        }
+        stdio = self._make_stdio(fds, log=None, stdin_once=True)
+        return RunningExec(execution.pid, execution.pidfd, stdio)
 
     def _exec_died(self, exec_id: str) -> None:
         running = self._execs[exec_id]
