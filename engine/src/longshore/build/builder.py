@@ -339,7 +339,7 @@ class Build:
         request, source = await with_remote_files(request, source, self._scratch)
         placed = await asyncio.to_thread(plan_copy, request, source, image, decompressed)
         digest = await asyncio.to_thread(digest_of, placed, request)
-        kind = "dir" if any(item.entry.is_directory for item in placed) else "file"
+        kind = "dir" if any(item.entry.is_directory and item.entry.real for item in placed) else "file"
         comment = _comment(f"{instruction.keyword} {kind}:{digest} in {request.destination}")
         async for event in self._layer_step(state, comment, placed, request, digest):
             yield event

@@ -63,7 +63,10 @@ class _Reader(io.RawIOBase):
 
 
 async def receive_context(chunks: AsyncIterable[bytes], scratch: Path) -> ContextTree:
-    """Take the whole context. The file has no name, so that a crash leaves nothing. Raises InvalidArgument."""
+    """Take the whole context. The file has no name, so that a crash leaves nothing.
+
+    Raises InvalidArgument, OutOfSpace.
+    """
     file = cast(BinaryIO, tempfile.TemporaryFile(dir=scratch))  # noqa: SIM115  the tree keeps it
     try:
         decompressor: _Decompressor | None = None
@@ -79,7 +82,8 @@ async def receive_context(chunks: AsyncIterable[bytes], scratch: Path) -> Contex
     except (zlib.error, lzma.LZMAError, OSError, EOFError, zstandard.ZstdError) as cause:
         file.close()
         if isinstance(cause, OSError) and cause.errno is not None:
-            raise  # of our own disk, not of the data
+            with space_errors(scratch):
+                raise  # of our own disk, not of the data
         raise InvalidArgument("the build context is damaged", detail=str(cause)) from cause
     except BaseException:
         file.close()

@@ -18,7 +18,7 @@ RUN printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d \\
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \\
       openssh-server python3 ca-certificates procps iproute2 \\
  && apt-get clean \\
- && rm -rf /var/lib/apt/lists/* /etc/ssh/ssh_host_* /usr/sbin/policy-rc.d
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /etc/ssh/ssh_host_* /usr/sbin/policy-rc.d
 COPY pymachine.conf /etc/ssh/sshd_config.d/pymachine.conf
 COPY pymachine-init /{_INIT}
 RUN chmod 755 /{_INIT} && chmod 644 /etc/ssh/sshd_config.d/pymachine.conf
