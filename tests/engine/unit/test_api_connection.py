@@ -65,6 +65,18 @@ class Handlers:
 
         return Hijack(serve)
 
+    async def report(self, request: Request) -> AnyReply:
+        """A stream whose body is read while it is sent, as of a build."""
+
+        async def chunks() -> AsyncIterator[bytes]:
+            async for data in request.body:
+                yield bytes(data)
+
+        return Stream(chunks(), content_type="text/plain")
+
+    async def injected(self, request: Request) -> AnyReply:
+        return Reply(body=b"OK", headers={"X-Name": "a\r\nEvil: 1"})
+
     async def flood(self, request: Request) -> AnyReply:
         async def serve(client: ClientStream) -> None:
             for _ in range(1000):
@@ -91,6 +103,8 @@ async def path(handlers: Handlers, tmp_path: Path) -> AsyncIterator[str]:
         Route("GET", "/broken", handlers.broken),
         Route("POST", "/echo", handlers.echo),
         Route("POST", "/flood", handlers.flood),
+        Route("POST", "/report", handlers.report),
+        Route("GET", "/injected", handlers.injected),
     ]
     server = Server(Api(cast(Any, None), routes))
     await server.listen_unix(bind_unix(str(tmp_path / "s"), None))
@@ -159,10 +173,110 @@ async def test_failures_have_dockers_shape(path: str, target: str, status: int, 
     assert got[1]["content-type"] == "application/json"
 
 
-async def test_rubbish_is_answered_and_ends_the_connection(path: str) -> None:
+POST = ("POST /length HTTP/1.1", "Host: x")
+CHUNKED = (*POST, "Transfer-Encoding: chunked", "")
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        (("rubbish",), 400),
+        (("GET /_ping",), 400),
+        (("GET  /_ping HTTP/1.1", "Host: x"), 400),
+        (("G\x00T /_ping HTTP/1.1", "Host: x"), 400),
+        (("GET /_ping HTTP/2.0", "Host: x"), 505),
+        (("GET /_ping HTTP/1.1",), 400),
+        (("GET /_ping HTTP/1.1", "Host: x", "Host: y"), 400),
+        (("GET /_ping HTTP/1.1", "Host: x", "Bad Name: y"), 400),
+        (("GET /_ping HTTP/1.1", "Host : x"), 400),
+        (("GET /_ping HTTP/1.1", "Host: x", "A: b\rC: d"), 400),
+        (("GET /_ping HTTP/1.1", "Host: x", "nothing"), 400),
+        ((*POST, "Content-Length: 3", "Transfer-Encoding: chunked"), 400),
+        ((*POST, "Transfer-Encoding: chunked", "content-length: 3"), 400),
+        ((*POST, "Content-Length: 3", "Content-Length: 4"), 400),
+        ((*POST, "Content-Length: 3, 4"), 400),
+        ((*POST, "Content-Length: +3"), 400),
+        ((*POST, "Content-Length: -1"), 400),
+        ((*POST, "Content-Length: 0x10"), 400),
+        ((*POST, "Content-Length: 1e3"), 400),
+        ((*POST, "Content-Length: ٣"), 400),
+        ((*POST, "Transfer-Encoding: gzip, chunked"), 501),
+        ((*POST, "Transfer-Encoding: chunked", "Transfer-Encoding: chunked"), 501),
+        ((*POST, "Transfer-Encoding: xchunked"), 501),
+        (("POST /length HTTP/1.0", "Transfer-Encoding: chunked"), 400),
+        ((*CHUNKED, "g"), 400),
+        ((*CHUNKED, "-1"), 400),
+        ((*CHUNKED, "0x5", "hello"), 400),
+        ((*CHUNKED, "5\nhello"), 400),
+        ((*CHUNKED, "5", "helloX"), 400),
+        ((*CHUNKED, "1" * 30), 400),
+        ((*CHUNKED, "0 1"), 400),
+    ],
+)
+async def test_a_request_whose_meaning_is_in_doubt_is_refused_and_ends_the_connection(
+    path: str, lines: tuple[str, ...], status: int
+) -> None:
+    """The second request in the same packet must not be served: it may be the first one's body."""
     peer = await connect(path)
-    assert (await exchange(peer, "rubbish"))[0] == 400
+    got, headers, body = await exchange(peer, *lines, "", "GET /_ping HTTP/1.1", "Host: x")
+    assert (got, headers["content-type"]) == (status, "application/json")
+    assert body.startswith(b'{"message":"')
+    peer[1].write_eof()
     assert await peer[0].read() == b""
+
+
+async def test_a_wrong_first_line_is_refused_before_the_head_is_complete(path: str) -> None:
+    peer = await connect(path)
+    peer[1].write(b"EHLO example.org\r\n")
+    assert (await read_head(peer))[0] == 400
+
+
+@pytest.mark.parametrize(("size", "status"), [(1_000_000, 200), (2_000_000, 431)])
+async def test_a_head_may_be_as_large_as_the_logins_of_a_build(path: str, size: int, status: int) -> None:
+    peer = await connect(path)
+    await send(peer, "GET /_ping HTTP/1.1", "Host: d", "X-Registry-Config: " + "x" * size)
+    assert (await read_head(peer))[0] == status
+
+
+@pytest.mark.parametrize(
+    ("version", "connection", "kept"),
+    [
+        ("1.1", "x", True),
+        ("1.1", "close", False),
+        ("1.1", "keep-alive, Close", False),
+        ("1.0", "x", False),
+    ],
+)
+async def test_the_connection_header_and_the_version_decide_on_keeping_the_connection(
+    path: str, version: str, connection: str, kept: bool
+) -> None:
+    peer = await connect(path)
+    _, headers, _ = await exchange(peer, f"GET /_ping HTTP/{version}", "Host: d", f"Connection: {connection}")
+    assert headers.get("connection") == (None if kept else "close")
+    if kept:
+        assert (await exchange(peer, "GET /_ping HTTP/1.1", "Host: d"))[0] == 200
+    else:
+        assert await peer[0].read() == b""
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+async def test_a_chunked_body_is_the_same_however_it_is_cut(path: str, size: int) -> None:
+    raw = b"5;ext=1\r\nhello\r\n1\r\n \r\nA\r\n0123456789\r\n0\r\nTrailer: x\r\n\r\n"
+    raw += b"GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n"
+    peer = await connect(path)
+    await send(peer, "POST /length HTTP/1.1", "Host: d", "Transfer-Encoding: chunked")
+    for start in range(0, len(raw), size):
+        peer[1].write(raw[start : start + size])
+        await asyncio.sleep(0)
+    _, headers = await read_head(peer)
+    assert await peer[0].readexactly(int(headers["content-length"])) == b'{"size":16}\n'
+    assert (await read_head(peer))[0] == 200
+
+
+async def test_header_values_cannot_smuggle_headers(path: str) -> None:
+    peer = await connect(path)
+    await send(peer, "GET /injected HTTP/1.1", "Host: d")
+    assert b"Evil" not in await peer[0].read()
 
 
 async def test_a_large_chunked_body_streams_through(path: str) -> None:
@@ -184,6 +298,23 @@ async def test_expect_100_continue_gets_its_go_ahead_before_the_body(path: str) 
     assert (await read_head(peer))[0] == 100
     peer[1].write(b"abc")
     assert (await read_head(peer))[0] == 200
+
+
+async def test_a_stream_that_reads_the_body_gives_the_go_ahead_before_its_own_head(path: str) -> None:
+    peer = await connect(path)
+    await send(peer, "POST /report HTTP/1.1", "Host: d", "Content-Length: 3", "Expect: 100-continue")
+    assert (await read_head(peer))[0] == 100
+    peer[1].write(b"abc")
+    assert (await read_head(peer))[0] == 200
+    assert await peer[0].readexactly(13) == b"3\r\nabc\r\n0\r\n\r\n"
+    assert (await exchange(peer, "GET /_ping HTTP/1.1", "Host: d"))[0] == 200
+
+
+async def test_a_refusal_spares_the_body_of_a_client_that_waits_for_the_go_ahead(path: str) -> None:
+    peer = await connect(path)
+    await send(peer, "POST /refuse HTTP/1.1", "Host: d", "Content-Length: 3", "Expect: 100-continue")
+    status, headers = await read_head(peer)
+    assert (status, headers["connection"]) == (409, "close")
 
 
 async def test_a_cut_off_body_is_an_error_of_the_client(path: str) -> None:
@@ -224,6 +355,14 @@ async def test_a_stream_begins_at_once_and_ends_when_the_client_leaves(path: str
     await asyncio.wait_for(handlers.closed.wait(), 2)
 
 
+async def test_a_stream_to_an_http_1_0_client_ends_with_the_connection(path: str) -> None:
+    peer = await connect(path)
+    await send(peer, "POST /report HTTP/1.0", "Content-Length: 3", body=b"abc")
+    _, headers = await read_head(peer)
+    assert "transfer-encoding" not in headers
+    assert await peer[0].read() == b"abc"
+
+
 async def test_a_failing_json_stream_ends_with_an_error_line(path: str) -> None:
     peer = await connect(path)
     await send(peer, "GET /broken HTTP/1.1", "Host: d", "Connection: close")
@@ -241,16 +380,25 @@ async def test_a_failing_raw_stream_is_left_unfinished(path: str) -> None:
     assert raw == b"3\r\n{}\n\r\n"
 
 
-@pytest.mark.parametrize(("upgrade", "status"), [(True, 101), (False, 200)])
-async def test_a_hijack_keeps_early_bytes_and_half_close(path: str, upgrade: bool, status: int) -> None:
+@pytest.mark.parametrize(
+    ("version", "wish", "first"),
+    [
+        ("1.1", ["Connection: Upgrade", "Upgrade: tcp"], b"HTTP/1.1 101 UPGRADED\r\n"),
+        ("1.1", ["Upgrade: tcp"], b"HTTP/1.1 200 OK\r\n"),
+        ("1.1", [], b"HTTP/1.1 200 OK\r\n"),
+        ("1.0", [], b"HTTP/1.1 200 OK\r\n"),
+    ],
+)
+async def test_a_hijack_keeps_early_bytes_and_half_close(
+    path: str, version: str, wish: list[str], first: bytes
+) -> None:
     peer = await connect(path)
-    lines = ["POST /echo HTTP/1.1", "Host: d", "Content-Length: 2"]
-    lines += ["Connection: Upgrade", "Upgrade: tcp"] if upgrade else []
-    await send(peer, *lines, body=b"{}early,")
-    got, headers = await read_head(peer)
-    assert got == status
-    assert headers["content-type"] == "application/vnd.docker.raw-stream"
-    assert headers.get("upgrade") == ("tcp" if upgrade else None)
+    await send(peer, f"POST /echo HTTP/{version}", "Host: d", "Content-Length: 2", *wish, body=b"{}early,")
+    assert await peer[0].readline() == first
+    head = (await peer[0].readuntil(b"\r\n\r\n")).decode()
+    assert "Content-Type: application/vnd.docker.raw-stream\r\n" in head
+    assert ("Upgrade: tcp\r\n" in head) is (b"101" in first)
+    assert "Transfer-Encoding" not in head
     peer[1].write(b"late")
     peer[1].write_eof()
     async with asyncio.timeout(5):

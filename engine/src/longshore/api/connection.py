@@ -1,6 +1,7 @@
 """One client connection: bytes in, request, reply, bytes out; keep-alive, streams and hijacks.
 
-Half-close is real: `docker run -i` shuts its writing half and still wants all output.
+h11 reads and frames HTTP/1.1 (docs/decisions/0001-own-http-server.md). Half-close is real: `docker run -i` shuts
+its writing half and still wants all output.
 """
 
 import asyncio
@@ -11,25 +12,31 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import cast
 
+import h11
 import msgspec
 
-from longshore.api import wire
 from longshore.api.errors import error_line
+from longshore.api.heads import GO_AHEAD, Head, judge_beginning, read_head, response, switching, unframed
 from longshore.api.http import AnyReply, Hijack, Reply, Stream
 from longshore.errors import EngineError, InvalidArgument
 
 log = logging.getLogger("longshore.api")
 
-READ_AHEAD = 1 << 20  # bytes of a body or hijacked stream that may wait in memory before we stop reading
+MAX_HEAD = 1 << 20  # Go's default too; X-Registry-Config of `docker build` carries every known login
+MESSAGE_LIMIT = 500  # h11's messages repeat what they complain of
+READ_AHEAD = 1 << 20  # bytes that may wait in memory before we stop reading
+# Given to h11 at a time. It copies what it gets thrice; from 128 KiB on each copy is new memory of the kernel,
+# and its page faults cost more than everything else about an upload.
+PIECE = 1 << 16
 DRAIN_LIMIT = 1 << 18  # an unread body up to this size is skipped to keep the connection, as Go does
 LINGER_SECONDS = 2.0
 PROBE_SECONDS = 5.0  # how often a half-closed hijacked connection is asked whether its peer still exists
 
-Dispatch = Callable[[wire.Head, "Body", bool], Awaitable[AnyReply]]
+Dispatch = Callable[[Head, "Body", bool], Awaitable[AnyReply]]
 
 
 class Inbox:
-    """Bytes that arrived and wait for a reader; stops the transport when too many wait."""
+    """All bytes that arrived and wait for h11 or a hijack's reader; stops the transport when too many wait."""
 
     def __init__(self, connection: "Connection") -> None:
         self._connection = connection
@@ -39,12 +46,16 @@ class Inbox:
         self.ended = False
 
     def push(self, data: bytes) -> None:
-        if data:
-            self._chunks.append(data)
-            self._size += len(data)
-            if self._size > READ_AHEAD:
-                self._connection.pause_reading()
+        self._chunks.extend(data[start : start + PIECE] for start in range(0, len(data), PIECE))
+        self._size += len(data)
+        if self._size > READ_AHEAD:
+            self._connection.pause_reading()
         self.wake()
+
+    def put_back(self, data: bytes) -> None:
+        if data:
+            self._chunks.appendleft(data)
+            self._size += len(data)
 
     def end(self) -> None:
         self.ended = True
@@ -75,77 +86,48 @@ class Inbox:
 class Body:
     """A request's body as an asynchronous iterable; InvalidArgument when it is cut off or malformed."""
 
-    def __init__(self, connection: "Connection", decoder: wire.Decoder, *, wants_continue: bool) -> None:
+    def __init__(self, connection: "Connection") -> None:
         self._connection = connection
-        self._decoder = decoder
-        self._inbox = Inbox(connection)
-        self._failure = ""
-        self._wants_continue = wants_continue
-        if decoder.done:
-            self._inbox.end()
-
-    @property
-    def complete(self) -> bool:
-        return self._decoder.done
-
-    def feed(self, data: bytes) -> bytes:
-        """Take what belongs to the body; returns the rest."""
-        try:
-            payload, rest = self._decoder.feed(data)
-        except wire.BadRequest as cause:
-            self._failure = str(cause)
-            self._inbox.end()
-            return b""
-        self._inbox.push(payload)
-        if self._decoder.done:
-            self._inbox.end()
-        return rest
-
-    def feed_eof(self) -> None:
-        if not self._decoder.done:
-            self._failure = self._failure or "unexpected EOF"
-        self._inbox.end()
+        self.complete = False
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
-        if self._wants_continue:
-            self._wants_continue = False
-            self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        data = await self._inbox.pop()
-        if data:
-            return data
-        if self._failure:
-            raise InvalidArgument("cannot read the request body", detail=self._failure)
+        if self.complete:
+            raise StopAsyncIteration
+        try:
+            self._connection.go_ahead()
+            event = await self._connection.next_event()
+        except h11.RemoteProtocolError as cause:
+            raise InvalidArgument("cannot read the request body", detail=str(cause)) from cause
+        if isinstance(event, h11.Data):
+            return event.data
+        self.complete = True
         raise StopAsyncIteration
 
-    async def discard(self) -> int:
-        """Throw the next bytes away; returns how many, 0 at the end."""
-        return len(await self._inbox.pop())
-
     async def skip(self) -> bool:
-        """Read the rest away. False when that is too much or impossible: the connection must close."""
-        if self._wants_continue:
-            return False
+        """Read the rest away. False when that is too much or impossible."""
         skipped = 0
-        while skipped <= DRAIN_LIMIT:
-            size = await self.discard()
-            if not size:
-                return not self._failure
-            skipped += size
-        return False
+        try:
+            async for data in self:
+                skipped += len(data)
+                if skipped > DRAIN_LIMIT:
+                    return False
+        except InvalidArgument:
+            return False
+        return True
 
 
 class Hijacked:
     """The client's side of a hijacked connection (api.http.ClientStream)."""
 
-    def __init__(self, connection: "Connection") -> None:
+    def __init__(self, connection: "Connection", inbox: Inbox) -> None:
         self._connection = connection
-        self.inbox = Inbox(connection)
+        self._inbox = inbox
 
     async def read(self) -> bytes:
-        return await self.inbox.pop()
+        return await self._inbox.pop()
 
     async def write(self, data: bytes) -> None:
         self._connection.write(data)
@@ -167,14 +149,13 @@ class Connection(asyncio.Protocol):
         self._tcp = tcp
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
-        self._buffer = bytearray()
-        self._body: Body | None = None
-        self._hijacked: Hijacked | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+        self._inbox = Inbox(self)
         self._drained: asyncio.Future[None] | None = None
         self._read_paused = self._write_paused = False
         self._eof = self._lost = self._closing = self._cancelled = False
         self._streaming = False  # cancelled as soon as the client is gone
+        self._hijacked = False
         self.idle = True
 
     # What the event loop tells
@@ -186,21 +167,12 @@ class Connection(asyncio.Protocol):
         self._task = asyncio.get_running_loop().create_task(self._serve())
 
     def data_received(self, data: bytes) -> None:
-        if self._hijacked is not None:
-            self._hijacked.inbox.push(data)
-            return
-        if self._body is not None and not self._body.complete:
-            data = self._body.feed(data)
-        if data:
-            self._buffer += data
-            if len(self._buffer) > wire.MAX_HEAD + READ_AHEAD:
-                self.pause_reading()
-            self._wake()
+        self._inbox.push(data)
 
     def eof_received(self) -> bool:
         self._eof = True
-        self._end_of_input()
-        if self._hijacked is not None:
+        self._inbox.end()
+        if self._hijacked:
             asyncio.get_running_loop().call_later(PROBE_SECONDS, self._probe)
         elif self._streaming:
             self._cancel()
@@ -209,10 +181,10 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._eof = self._lost = True
         self._serving.discard(self)
-        self._end_of_input()
+        self._inbox.end()
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
-        if self._streaming or self._hijacked is not None:
+        if self._streaming or self._hijacked:
             self._cancel()
 
     def _cancel(self) -> None:
@@ -220,13 +192,6 @@ class Connection(asyncio.Protocol):
         if not self._cancelled and self._task is not None:
             self._cancelled = True
             self._task.cancel()
-
-    def _end_of_input(self) -> None:
-        if self._hijacked is not None:
-            self._hijacked.inbox.end()
-        if self._body is not None:
-            self._body.feed_eof()
-        self._wake()
 
     def pause_writing(self) -> None:
         self._write_paused = True
@@ -268,16 +233,12 @@ class Connection(asyncio.Protocol):
     def shutdown(self) -> None:
         """The daemon ends: close when idle or streaming; a request in flight becomes the last one."""
         self._closing = True
-        if self.idle or self._streaming or self._hijacked is not None:
+        if self.idle or self._streaming or self._hijacked:
             self._cancel()
 
     async def ended(self) -> None:
         if self._task is not None:
             await asyncio.wait([self._task])
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
     def _probe(self) -> None:
         """A peer that half-closed and then vanished sends nothing: only poll(2) tells, by POLLHUP."""
@@ -292,16 +253,22 @@ class Connection(asyncio.Protocol):
 
     # The exchange of requests and replies
 
+    async def next_event(self) -> h11.Event | type[h11.PAUSED]:
+        """What the client said next. Raises h11.RemoteProtocolError."""
+        judged = self._http.their_state is not h11.IDLE
+        while (event := self._http.next_event()) is h11.NEED_DATA:
+            judged = judged or judge_beginning(self._http.trailing_data[0])
+            self._http.receive_data(await self._inbox.pop())
+        return cast("h11.Event | type[h11.PAUSED]", event)
+
+    def go_ahead(self) -> None:
+        """Tell a client that asked for it to send its body (RFC 9110, section 10.1.1)."""
+        if self._http.they_are_waiting_for_100_continue:
+            self.write(self._http.send(GO_AHEAD))
+
     async def _serve(self) -> None:
         try:
-            while (head := await self._next_head()) is not None:
-                self.idle = False
-                if not await self._exchange(head) or self._closing:
-                    await self._linger()
-                    break
-                self.idle = True
-        except wire.BadRequest as error:
-            self._refuse(error)
+            await self._converse()
         except (ConnectionError, TimeoutError) as error:
             log.debug("client went away: %s", error)
         except asyncio.CancelledError:
@@ -313,108 +280,96 @@ class Connection(asyncio.Protocol):
             if self._transport is not None:
                 self._transport.close()
 
-    async def _next_head(self) -> wire.Head | None:
-        while (end := self._buffer.find(b"\r\n\r\n")) < 0:
-            wire.check_beginning(bytes(self._buffer[: wire.MAX_LINE]))
-            if len(self._buffer) > wire.MAX_HEAD:
-                raise wire.BadRequest("request header fields too large", 431)
-            if self._eof:
-                return None
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        head = wire.parse_head(bytes(self._buffer[:end]).lstrip(b"\r\n"))
-        del self._buffer[: end + 4]
-        return head
+    async def _converse(self) -> None:
+        """Requests and replies until one side ends it."""
+        try:
+            while isinstance(request := await self.next_event(), h11.Request):
+                head, body = read_head(request), Body(self)
+                self.idle = False
+                if head.bodyless:
+                    await body.skip()
+                if not await self._exchange(head, body):
+                    if not body.complete and not self._hijacked:
+                        await self._linger()
+                    return
+                self._http.start_next_cycle()
+                self.idle = True
+        except h11.RemoteProtocolError as error:
+            self._refuse(error)
+            await self._linger()
 
-    async def _exchange(self, head: wire.Head) -> bool:
+    async def _exchange(self, head: Head, body: Body) -> bool:
         """Serve one request; returns whether the connection can carry another."""
-        expects = head.headers.get("expect", "").lower() == "100-continue"
-        body = self._body = Body(self, wire.body_decoder(head), wants_continue=expects)
-        if self._buffer and not body.complete:
-            data, self._buffer = bytes(self._buffer), bytearray()
-            self._buffer[:0] = body.feed(data)
-        if self._eof:
-            body.feed_eof()
         reply = await self._dispatch(head, body, self._tcp)
         if isinstance(reply, Hijack):
-            await self._hijack(head, reply)
+            await self._hijack(head, reply, body)
             return False
-        keep = head.keep_alive and not self._closing
         if isinstance(reply, Stream):
-            keep = await self._send_stream(head, reply, keep=keep) and keep
+            await self._send_stream(head, reply, body)
         else:
-            if not body.complete and (expects or self._eof):
-                keep = False
-            self._send(head, reply, keep=keep)
+            self._send(head, reply, body)
             await self.drain()
-        return keep and (body.complete or await body.skip())
+        # Anything else than DONE: a stream broke off, or one side said that it wants to close.
+        return self._http.our_state is h11.DONE and not self._closing and await body.skip()
 
     async def _linger(self) -> None:
         """Closing while the client still sends would reset the connection before it has read our reply."""
-        body = self._body
-        if body is None or body.complete or self._eof or self._hijacked is not None:
-            return
         self.write_eof()
         try:
             async with asyncio.timeout(LINGER_SECONDS):
-                while not self._eof and await body.discard():
+                while await self._inbox.pop():
                     pass
         except TimeoutError:
             pass  # it had its time
 
-    def _headers(self, reply: Reply | Stream, *, keep: bool) -> dict[str, str]:
+    def _headers(self, reply: Reply | Stream, body: Body) -> dict[str, str]:
         headers = {**self._common, "Date": _date(), **reply.headers}
-        if not keep:
+        missing = self._eof or self._http.they_are_waiting_for_100_continue
+        if self._closing or (missing and not body.complete):
             headers["Connection"] = "close"
         return headers
 
-    def _send(self, head: wire.Head, reply: Reply, *, keep: bool) -> None:
-        headers = self._headers(reply, keep=keep)
+    def _send(self, head: Head, reply: Reply, body: Body) -> None:
+        headers = self._headers(reply, body)
         payload = b""
         if isinstance(reply.body, bytes):
             payload = reply.body
         elif reply.body is not None:
             payload = msgspec.json.encode(reply.body) + b"\n"
             headers.setdefault("Content-Type", "application/json")
-        if reply.status not in (204, 304):
-            headers.setdefault("Content-Length", str(len(payload)))
-        self.write(wire.encode_head(reply.status, headers) + (b"" if head.method == "HEAD" else payload))
-
-    async def _send_stream(self, head: wire.Head, reply: Stream, *, keep: bool) -> bool:
-        """Returns whether the stream was sent to its end."""
-        chunked = not head.http_1_0
-        headers = self._headers(reply, keep=keep and chunked)
-        headers.setdefault("Content-Type", reply.content_type)
-        if chunked and "Content-Length" not in headers:
-            headers["Transfer-Encoding"] = "chunked"
+        if reply.status in (204, 304):
+            payload = b""
         else:
-            chunked = False
-        frame = wire.chunk if chunked else bytes
+            headers.setdefault("Content-Length", str(len(payload)))
+        data = self._http.send(response(reply.status, headers))
+        if payload and head.method != "HEAD":
+            data += self._http.send(h11.Data(payload))
+        self.write(data + self._http.send(h11.EndOfMessage()))
+
+    async def _send_stream(self, head: Head, reply: Stream, body: Body) -> None:
         self._streaming = True
         try:
             if self._eof:
-                return False
-            self.write(wire.encode_head(reply.status, headers))
-            if head.method == "HEAD":
-                return True
-            if not await self._pump(reply, frame):
-                return False
-            if chunked:
-                self.write(wire.LAST_CHUNK)
-            await self.drain()
-            return chunked or "Content-Length" in headers
+                return
+            self.go_ahead()  # now or never: the stream may read the body, and after its head it is too late
+            headers = self._headers(reply, body)
+            headers.setdefault("Content-Type", reply.content_type)
+            self.write(self._http.send(response(reply.status, headers)))
+            if head.method == "HEAD" or await self._pump(reply):
+                self.write(self._http.send(h11.EndOfMessage()))
+                await self.drain()
         finally:
             self._streaming = False
             close = getattr(reply.chunks, "aclose", None)
             if close is not None:
                 await close()
 
-    async def _pump(self, reply: Stream, frame: Callable[[bytes], bytes]) -> bool:
+    async def _pump(self, reply: Stream) -> bool:
         """Send all chunks. False: it failed half-way, and an unfinished body tells the client so."""
         try:
             async for data in reply.chunks:
                 if data:
-                    self.write(frame(data))
+                    self.write(self._http.send(h11.Data(data)))
                     if self._write_paused:
                         await self.drain()
             return True
@@ -426,37 +381,37 @@ class Connection(asyncio.Protocol):
             if reply.content_type != "application/json":
                 return False
             message = str(error) if isinstance(error, EngineError) else "internal error, see the daemon's log"
-            self.write(frame(error_line(message)))
+            self.write(self._http.send(h11.Data(error_line(message))))
             return True
 
-    async def _hijack(self, head: wire.Head, reply: Hijack) -> None:
-        stream = self._hijacked = Hijacked(self)
-        stream.inbox.push(bytes(self._buffer))
-        self._buffer.clear()
+    async def _hijack(self, head: Head, reply: Hijack, body: Body) -> None:
+        await body.skip()
+        self._hijacked = True
+        self._inbox.put_back(self._http.trailing_data[0])
         if self._eof:
-            stream.inbox.end()
             asyncio.get_running_loop().call_later(PROBE_SECONDS, self._probe)
-        self.resume_reading()
         headers = {**self._common, "Content-Type": reply.content_type}
         if head.upgrade:
             headers |= {"Connection": "Upgrade", "Upgrade": head.headers["upgrade"]}
-        self.write(wire.encode_head(101 if head.upgrade else 200, headers))
+            self.write(self._http.send(switching(headers)))
+        else:
+            self.write(unframed(response(200, headers)))
         try:
-            await reply.serve(stream)
+            await reply.serve(Hijacked(self, self._inbox))
         except EngineError as error:
             log.warning("hijacked stream of %s: %s", head.target, error)
         self.write_eof()
 
-    def _refuse(self, error: wire.BadRequest) -> None:
-        if not self._lost and self._transport is not None:
-            body = msgspec.json.encode({"message": str(error)}) + b"\n"
-            headers = {
-                **self._common,
-                "Content-Type": "application/json",
-                "Content-Length": str(len(body)),
-                "Connection": "close",
-            }
-            self._transport.write(wire.encode_head(error.status, headers) + body)
+    def _refuse(self, error: h11.RemoteProtocolError) -> None:
+        """Answer a request that cannot be understood; the connection cannot go on."""
+        body = msgspec.json.encode({"message": str(error)[:MESSAGE_LIMIT]}) + b"\n"
+        headers = {
+            **self._common,
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            "Connection": "close",
+        }
+        self.write(unframed(response(error.error_status_hint, headers)) + body)
 
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")

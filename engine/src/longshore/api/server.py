@@ -13,9 +13,10 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from longshore import __version__
-from longshore.api import tls, wire
+from longshore.api import tls
 from longshore.api.connection import Body, Connection
 from longshore.api.errors import error_reply
+from longshore.api.heads import Head
 from longshore.api.http import MAX_API_VERSION, AnyReply, Query, Reply, Request, Route
 from longshore.api.routes import EXTENSION, Router, check_version, split_target
 from longshore.core.engine import Engine
@@ -66,7 +67,7 @@ class Api:
         self._router = Router(routes)
         self.names: Container[str] = frozenset[str]()  # DNS names that TCP clients may call us by
 
-    async def dispatch(self, head: wire.Head, body: Body, tcp: bool) -> AnyReply:
+    async def dispatch(self, head: Head, body: Body, tcp: bool) -> AnyReply:
         """Never raises an ordinary exception: a defect is a 500 whose traceback goes to the log."""
         try:
             refuse_browsers(head.headers, self.names if tcp else None)
