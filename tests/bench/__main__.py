@@ -29,8 +29,8 @@ ROWS = (
         "docker run --rm busybox true", "ms", 1 / 3, lambda both: rows.alternately(both, 10, rows.docker_run)
     ),
     Row("docker exec true", "ms", 1 / 2, lambda both: rows.alternately(both, 5, rows.docker_exec)),
-    Row("memory per idle container", "MB", 1 / 3, lambda both: [rows.idle_memory(engine) for engine in both]),
-    Row("100 starts by 8 clients", "/s", 6, lambda both: [rows.start_rate(engine) for engine in both], True),
+    Row("memory per idle container", "MB", 1 / 3, lambda both: rows.crowd(both).memory),
+    Row("100 starts by 8 clients", "/s", 6, lambda both: rows.crowd(both).rate, True),
 )
 
 

@@ -34,7 +34,7 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self.path))
 
 
-@dataclass
+@dataclass(eq=False)
 class Engine:
     name: str
     socket: Path
