@@ -71,6 +71,8 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
                 patch.setenv(name, value)
             patch.chdir(tmp_path)
             patch.setattr(sys, "stdin", io.StringIO(stdin))
+            # The host of these tests is this machine; an engine that is really installed here is not for them.
+            patch.setattr("pymachine.provision.install.INSTALLED", str(tmp_path / "longshore-setup"))
             try:
                 with pytest.raises(SystemExit) as end:
                     main(arguments)
@@ -200,6 +202,8 @@ folder = pathlib.Path(options["--tls-dir"])
 state = {{
     "config": json.loads(pathlib.Path(options["--config"]).read_text()),
     "files": {{p.name: p.read_text() for p in sorted(folder.iterdir())}},
+    "command": arguments[0],
+    "release": {version!r} + "-abc",
     "modes": [oct(p.stat().st_mode & 0o777) for p in sorted(folder.iterdir())],
 }}
 before = log.read_text() if log.exists() else ""
@@ -208,9 +212,14 @@ log.write_text(after)
 if pathlib.Path({fail!r}).exists():
     print(json.dumps({{"failed": True, "error": "the disk is full"}}))
     sys.exit(1)
+if arguments[0] == "install":
+    installed = pathlib.Path({installed!r})
+    installed.write_text(f"#!/bin/sh\\nexec {{sys.executable}} {{sys.argv[0]}} \\"$@\\"\\n")
+    installed.chmod(0o755)
 print("a login script may say something")
 print(json.dumps({{"changed": before != after, "version": {version!r}, "release": {version!r} + "-abc",
-                   "previous": "", "service": "sysv"}}))
+                   "previous": "0.0.1-abc", "service": "sysv",
+                   "changes": ["release 0.0.1-abc -> ..."] if {version!r} not in before else ["write x"]}}))
 """
 
 
@@ -229,11 +238,20 @@ def bundle(tmp_path: Path) -> StandIn:
     return make_bundle(tmp_path, "0.1.0")
 
 
+@pytest.fixture
+def older_bundle(tmp_path: Path) -> StandIn:
+    return make_bundle(tmp_path, "0.0.9")
+
+
 def make_bundle(folder: Path, version: str) -> StandIn:
+    """Installed, it is `folder`/longshore-setup."""
     path = folder / f"longshore-{version}-{os.uname().machine}.pyz"
     log, fail = folder / "installed.json", folder / "fail"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("__main__.py", _INSTALLER.format(log=str(log), fail=str(fail), version=version))
+        code = _INSTALLER.format(
+            log=str(log), fail=str(fail), version=version, installed=str(folder / "longshore-setup")
+        )
+        archive.writestr("__main__.py", code)
         manifest = {
             "version": version,
             "release": f"{version}-abc",

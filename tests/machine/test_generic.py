@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import stat
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -319,8 +320,26 @@ def test_provisioning_end_to_end(cli: Any, sshd: Any, bundle: Any, tls_engine: A
     assert cli("version", "web1").out == "9.9.9\n"  # the new client certificate is good as well
 
 
+def test_new_certificates_leave_a_release_that_was_rolled_back(
+    cli: Any, sshd: Any, bundle: Any, older_bundle: Any, tls_engine: Any, tmp_path: Path
+) -> None:
+    """The host still has the bundle of the newer release; only the installed release may be asked."""
+    assert _create(cli, sshd, bundle, tls_engine.port, tmp_path).code == 0
+    first = json.loads(bundle.log.read_text())
+    assert (first["command"], first["release"]) == ("install", "0.1.0-abc")
+    rolled_back = f'#!/bin/sh\nexec {sys.executable} {older_bundle.path} "$@"\n'
+    (tmp_path / "longshore-setup").write_text(rolled_back)
+    renewed = cli("regenerate-certs", "-f", "web1")
+    assert renewed.code == 0, renewed.err
+    now = json.loads(bundle.log.read_text())
+    assert (now["command"], now["release"]) == ("configure", "0.0.9-abc")
+    assert now["files"]["server-cert.pem"] != first["files"]["server-cert.pem"]
+    assert now["config"] == first["config"]
+    assert len(list((tmp_path / "cache").iterdir())) == 1  # for the next install
+
+
 def test_upgrade_replaces_the_kept_bundle(
-    cli: Any, sshd: Any, bundle: Any, tls_engine: Any, tmp_path: Path
+    cli: Any, sshd: Any, bundle: Any, older_bundle: Any, tls_engine: Any, tmp_path: Path
 ) -> None:
     assert _create(cli, sshd, bundle, tls_engine.port, tmp_path).code == 0
     newer = bundle.path.with_name(bundle.path.name.replace("0.1.0", "0.2.0"))
@@ -329,8 +348,11 @@ def test_upgrade_replaces_the_kept_bundle(
         archive.writestr("more", "other contents")
     done = cli("upgrade", "--engine-bundle", str(newer), "web1")
     assert done.code == 0, done.err
+    assert "'web1': 0.1.0-abc already\n" in done.err  # the stand-in's contents are the same
     (cached,) = (tmp_path / "cache").iterdir()
     assert cached.name.endswith(newer.name)
+    done = cli("upgrade", "--engine-bundle", str(older_bundle.path), "web1")
+    assert "'web1': 0.0.1-abc -> 0.0.9-abc\n" in done.err
 
 
 def test_a_failed_create_goes_on_or_goes_away(

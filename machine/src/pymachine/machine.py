@@ -114,7 +114,7 @@ class Machine:
     ) -> Installed:
         """Bring the engine to the wanted release, settings and certificates, and see it answer.
 
-        `keep_bundle` prefers the bundle that the host has over the newest one here.
+        `keep_bundle` leaves the host the release that it runs; without it the newest one here is installed.
         """
         self._need_engine()
         engine = self.record.engine

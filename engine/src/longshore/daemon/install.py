@@ -45,6 +45,7 @@ COMMANDS = {
     "longshore-oci": "longshore.runtime.oci_command",
     "longshore-setup": "longshore.daemon.install",
 }
+NOT_RUNNING = 3  # LSB: the exit code of an init script's `status`
 READY_SECONDS = 180  # a virtual machine without KVM is 12 times slower
 
 UNIT_TEXT = """\
@@ -400,9 +401,10 @@ def install(options: argparse.Namespace) -> Outcome:
     with zipfile.ZipFile(archive) as bundle:
         manifest = read_manifest(bundle)
         outcome = Outcome(version=manifest.version, release=manifest.release, service=service().name)
-        outcome.previous = target_of(PREFIX / "current")
+        current = target_of(PREFIX / "current")
+        outcome.previous = target_of(PREFIX / "previous") if current == manifest.release else current
         if options.check:
-            return preview(options, manifest, outcome)
+            return preview(options, manifest.release, outcome)
         unpack(bundle, manifest)
     configuration_changed = write_configuration(options, outcome)
     activate(manifest.release, manifest.version, outcome, configuration_changed, start=not options.no_start)
@@ -410,15 +412,34 @@ def install(options: argparse.Namespace) -> Outcome:
     return outcome
 
 
-def preview(options: argparse.Namespace, manifest: Manifest, outcome: Outcome) -> Outcome:
-    """What `install` would change; touches nothing."""
-    if outcome.previous != manifest.release:
-        outcome.note(f"release {outcome.previous or 'none'} -> {manifest.release}")
+def configure(options: argparse.Namespace) -> Outcome:
+    """Settings and certificates for the release in use, whichever that is: a rollback stays one."""
+    current = target_of(PREFIX / "current")
+    if not current:
+        raise SetupError("no release is installed; 'configure' changes the settings of one that is")
+    version = installed_manifest(current).version
+    outcome = Outcome(
+        version=version, release=current, previous=target_of(PREFIX / "previous"), service=service().name
+    )
+    if options.check:
+        return preview(options, current, outcome)
+    activate(current, version, outcome, write_configuration(options, outcome), start=not options.no_start)
+    return outcome
+
+
+def preview(options: argparse.Namespace, release: str, outcome: Outcome) -> Outcome:
+    """What `install` or `configure` would change; touches nothing."""
+    current = target_of(PREFIX / "current")
+    if current != release:
+        outcome.note(f"release {current or 'none'} -> {release}")
     for path, data in wanted_configuration(options).items():
         if not path.exists() or path.read_bytes() != data:
             outcome.note(f"write {path}")
-    if not options.no_start and not service().running():
-        outcome.note("start longshored")
+    if not options.no_start:
+        if not service().running():
+            outcome.note("start longshored")
+        elif outcome.changed:
+            outcome.note("restart longshored")
     return outcome
 
 
@@ -569,9 +590,10 @@ def status(_: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def control(options: argparse.Namespace) -> Outcome:
+def control(options: argparse.Namespace) -> Outcome | dict[str, object]:
     """start, stop, restart or status of the daemon on hosts without systemd (the LSB script calls it)."""
     manager, outcome = service(), Outcome(service=service().name)
+    was_running = manager.running()
     match options.action:
         case "start":
             manager.start()
@@ -582,8 +604,16 @@ def control(options: argparse.Namespace) -> Outcome:
             manager.restart()
             await_daemon(installed_manifest(target_of(PREFIX / "current")).version, manager)
         case _:
-            if not manager.running():
-                raise SetupError("longshored is not running")
+            return {"service": manager.name, "running": was_running}
+    match options.action, was_running:
+        case "start", False:
+            outcome.note("start longshored")
+        case "stop", True:
+            outcome.note("stop longshored")
+        case "restart" | "force-reload", _:
+            outcome.note("restart longshored")
+        case _:
+            pass
     return outcome
 
 
@@ -631,10 +661,9 @@ def parser() -> argparse.ArgumentParser:
         return command
 
     command = add("install", install, "install this bundle's release, or upgrade to it")
-    command.add_argument("--config", metavar="FILE", help="settings for /etc/longshore/daemon.json")
-    command.add_argument("--tls-dir", metavar="DIR", help=f"folder with {', '.join(TLS_FILES)}")
-    command.add_argument("--no-start", action="store_true", help="do not start the daemon")
-    command.add_argument("--check", action="store_true", help="only say what would change")
+    add_settings(command)
+    command = add("configure", configure, "change settings or certificates, not the release")
+    add_settings(command)
     command = add("rollback", rollback, "go back to the previous release")
     command.add_argument("--no-start", action="store_true", help="do not restart the daemon")
     add("status", status, "show what is installed and whether it runs")
@@ -643,6 +672,13 @@ def parser() -> argparse.ArgumentParser:
     command = add("uninstall", uninstall, "remove the engine from this host")
     command.add_argument("--purge", action="store_true", help="also remove all containers and all data")
     return top
+
+
+def add_settings(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", metavar="FILE", help="settings for /etc/longshore/daemon.json")
+    command.add_argument("--tls-dir", metavar="DIR", help=f"folder with {', '.join(TLS_FILES)}")
+    command.add_argument("--no-start", action="store_true", help="do not start the daemon")
+    command.add_argument("--check", action="store_true", help="only say what would change")
 
 
 def main() -> NoReturn:
@@ -659,7 +695,8 @@ def main() -> NoReturn:
         print(f"longshore-setup: {error}", file=sys.stderr)
         sys.exit(1)
     report(result, as_json=options.json)
-    sys.exit(0)
+    asked = options.command == "service" and options.action == "status"
+    sys.exit(NOT_RUNNING if asked and not result["running"] else 0)
 
 
 def report(result: object, *, as_json: bool) -> None:
@@ -671,6 +708,9 @@ def report(result: object, *, as_json: bool) -> None:
     )
     if as_json:
         print(json.dumps(values))
+        return
+    if values.keys() == {"service", "running"}:
+        print(f"longshored is {'running' if values['running'] else 'not running'} ({values['service']})")
         return
     for name, value in values.items():
         if value not in ("", [], {}):

@@ -23,9 +23,9 @@ def command(session: Session, engine_bundle: str, names: tuple[str, ...]) -> Non
         machine.record.engine = dataclasses.replace(machine.record.engine, bundle="")
         done = machine.provision(engine_bundle)
         machine.save()
-        what = (
-            f"{done.previous or 'nothing'} -> {done.release}" if done.changed else f"{done.release} already"
-        )
+        what = f"{done.release} already" + (", with other settings" if done.changed else "")
+        if done.switched:
+            what = f"{done.previous or 'nothing'} -> {done.release}"
         machine.progress.say(f"{machine.name!r}: {what}")
 
     change(session, names, "upgrade", upgrade)

@@ -16,11 +16,12 @@ from pymachine.provision.host import Host, choose_python, run_script
 from pymachine.ssh import ParamikoTransport, Transport
 
 _INSTALL_SECONDS = 600.0
+INSTALLED = "/opt/longshore/current/bin/longshore-setup"  # the installer of the release in use
 
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """What a host gets. No bundle: the one it has from before is used again."""
+    """What a host gets. No bundle: the release that it has stays, only settings and certificates change."""
 
     bundle: Bundle | None
     settings: bytes
@@ -34,6 +35,7 @@ class Installed:
     """What the installer reported."""
 
     changed: bool
+    switched: bool  # to another release
     version: str
     release: str
     previous: str
@@ -43,10 +45,16 @@ class Installed:
 
 def install(transport: ParamikoTransport, host: Host, payload: Payload, progress: Progress) -> Installed:
     """Install or update the engine; twice is fine and changes nothing. Raises ProvisionError or RemoteFailed."""
-    path, uploaded = _bring_bundle(transport, payload, progress)
     where = str(transport.target)
-    python = choose_python(host, where)
-    progress.say("Installing the engine")
+    path, uploaded = "", 0
+    if payload.bundle is None and transport.run(["test", "-x", INSTALLED], check=False).code == 0:
+        # Not the bundle that it came from: somebody may have rolled back since.
+        command = [INSTALLED, "configure"]
+        progress.say("Configuring the engine")
+    else:
+        path, uploaded = _bring_bundle(transport, payload, progress)
+        command = [choose_python(host, where).path, path, "install"]
+        progress.say("Installing the engine")
     with _work_folder(transport) as folder:
         transport.put(payload.settings, f"{folder}/daemon.json", 0o600)
         for name, data in (
@@ -56,16 +64,7 @@ def install(transport: ParamikoTransport, host: Host, payload: Payload, progress
         ):
             transport.put(data, f"{folder}/{name}", 0o600)
         result = transport.run(
-            [
-                python.path,
-                path,
-                "install",
-                "--config",
-                f"{folder}/daemon.json",
-                "--tls-dir",
-                folder,
-                "--json",
-            ],
+            [*command, "--config", f"{folder}/daemon.json", "--tls-dir", folder, "--json"],
             check=False,
             timeout=_INSTALL_SECONDS,
         )
@@ -73,9 +72,11 @@ def install(transport: ParamikoTransport, host: Host, payload: Payload, progress
     if result.code != 0 or report is None or report.get("failed"):
         words = str(report["error"]) if report and "error" in report else (result.stderr or result.stdout)
         raise ProvisionError(f"the installer failed on {where}", detail=words.strip()[-2000:])
-    _forget_other_bundles(transport, payload.cache, path)
+    if path:
+        _forget_other_bundles(transport, payload.cache, path)
     return Installed(
         changed=bool(report.get("changed")),
+        switched=any(str(change).startswith("release ") for change in report.get("changes", [])),
         version=str(report.get("version", "")),
         release=str(report.get("release", "")),
         previous=str(report.get("previous", "")),
