@@ -127,6 +127,10 @@ def apply_result(events: list[dict[str, Any]], name: str, *, diff: bool) -> dict
         said = [event["message"] for event in events if "message" in event and event.get("type") == "error"]
         raise EngineError(said[0] if said else "the engine did not finish: its answer has no result")
     steps = plan[-1]["steps"]  # a pull that moved a tag makes a second plan
+    failed = final[0].get("failed")
+    if failed:
+        done = {event["index"] for event in events if event.get("status") == "done"}
+        steps = [step for index, step in enumerate(steps) if index in done]
     container = final[0].get("containers", {}).get(name)
     result: dict[str, Any] = {
         "changed": bool(final[0]["changed"]),
@@ -140,7 +144,6 @@ def apply_result(events: list[dict[str, Any]], name: str, *, diff: bool) -> dict
     }
     if diff:
         result["diff"] = _joined_diff(steps)
-    failed = final[0].get("failed")
     if failed:
         result.update(failed=True, msg=failed["message"])
     return result

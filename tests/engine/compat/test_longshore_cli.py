@@ -134,6 +134,20 @@ def test_apply_changes_once_and_then_nothing(daemon: Any) -> None:
     assert done.out.endswith("changed\n")
     assert daemon.longshore("ps", "--format", "{{.Names}}").out == "applied\n"
     assert daemon.longshore("apply", "-f", "-", input=wanted).out == "nothing to change\n"
+    broken = json.dumps(
+        {"containers": [{"name": "broken", "image": "busybox", "command": ["sh", "-c", "exit 3"]}]}
+    ).encode()
+    failed = daemon.longshore("apply", "-f", "-", input=broken, check=False)
+    assert failed.code == 1
+    assert failed.out.endswith("nothing has changed\n")  # the new container was removed again
+    assert daemon.longshore("ps", "-a", "--format", "{{.Names}}").out == "applied\n"
+    # the one that works counts, although the other one fails
+    both = json.loads(broken)["containers"] + [{"name": "applied", "memory": "64m"}]
+    failed = daemon.longshore(
+        "apply", "-f", "-", input=json.dumps({"containers": both}).encode(), check=False
+    )
+    assert failed.code == 1
+    assert failed.out.endswith("\nchanged\n")
     refused = daemon.longshore("apply", "-f", "-", input=b'{"containers": [{"name": "x y"}]}', check=False)
     assert refused.code == 1
     assert refused.err.startswith("Error: ")

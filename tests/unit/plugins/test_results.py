@@ -77,9 +77,13 @@ def test_result_of_an_apply() -> None:
 
 
 def test_a_failed_step_fails_the_task() -> None:
-    final = {"type": "result", "changed": True, "containers": {}, "failed": {"message": "no space"}}
-    result = apply_result([PLAN, final], "web", diff=False)
+    """And tells of nothing that was not done."""
+    final = {"type": "result", "changed": False, "containers": {}, "failed": {"message": "no space"}}
+    steps = [{"type": "step", "index": 0, "status": status} for status in ("running", "failed")]
+    result = apply_result([PLAN, *steps, final], "web", diff=True)
     assert result["failed"] and result["msg"] == "no space" and not result["exists"]
+    assert not result["changed"] and result["actions"] == []
+    assert result["diff"] == {"before": {}, "after": {}}
 
 
 def test_an_answer_without_result_is_no_success() -> None:

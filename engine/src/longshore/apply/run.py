@@ -70,18 +70,31 @@ async def _apply(
     steps = plan(request, before)
     report({"type": "plan", "steps": [step.wire() for step in steps]})
     failed: Event | None = None
+    done: set[int] = set()
+
+    def note(event: Event) -> None:
+        if event["type"] == "step" and event["status"] == "done":
+            done.add(event["index"])
+        report(event)
+
     pulls = {step.name for step in steps if step.kind == "image" and step.action == "pull"}
     if not request.dry_run and any(step.changes for step in steps):
         volumes = {volume.name: volume for volume in request.volumes}
         networks = {network.name: network for network in request.networks}
-        failed = await Execution(host, volumes, networks).run(steps, report)
+        failed = await Execution(host, volumes, networks).run(steps, note)
         if failed is None and pulls:
-            more, failed = await _again(engine, request, host, steps, report)
+            more, failed = await _again(engine, request, host, steps, note)
             steps = steps + more
-    now = observe(engine, request).images
+    now = observe(engine, request)
     # pulling what is here already changes nothing, and a dry run cannot know better
-    same = {name for name in pulls if name in before.images and now.get(name) == before.images[name]}
-    changed = any(step.changes and not (step.kind == "image" and step.name in same) for step in steps)
+    same = {name for name in pulls if name in before.images and now.images.get(name) == before.images[name]}
+    changed = any(
+        step.changes and not (step.kind == "image" and step.name in same)
+        for index, step in enumerate(steps)
+        if request.dry_run or index in done
+    )
+    # A step that fails takes back what it did, mostly: after a failure it counts what is there.
+    changed = changed or (failed is not None and now != before)
     names = [wanted.name for wanted in request.containers]
     containers = {name: found for name in names if (found := _seen(engine, name, inspect))}
     report({"type": "result", "changed": changed, "containers": containers, "failed": failed})

@@ -55,7 +55,8 @@ class Shown:
                 what = f"{step['kind']} {step['name']}: {message['status']} ({message['seconds']:.2f} s)"
                 return [f"{what} {message['message']}".rstrip()]
             case "result":
-                return ["changed" if message["changed"] else "nothing to change"]
+                unchanged = "nothing has changed" if message["failed"] else "nothing to change"
+                return ["changed" if message["changed"] else unchanged]
             case "error":
                 return [f"error: {message['message']}"]
             case _:
