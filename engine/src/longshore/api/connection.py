@@ -9,7 +9,7 @@ import logging
 import select
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import cast
 
 import h11
@@ -25,8 +25,8 @@ log = logging.getLogger("longshore.api")
 MAX_HEAD = 1 << 20  # Go's default too; X-Registry-Config of `docker build` carries every known login
 MESSAGE_LIMIT = 500  # h11's messages repeat what they complain of
 READ_AHEAD = 1 << 20  # bytes that may wait in memory before we stop reading
-# Given to h11 at a time. It copies what it gets thrice; from 128 KiB on each copy is new memory of the kernel,
-# and its page faults cost more than everything else about an upload.
+# Passes through h11 at a time. It copies what it gets; from 128 KiB on each copy is new memory of the kernel, and
+# its page faults cost more than everything else about an upload or a download.
 PIECE = 1 << 16
 DRAIN_LIMIT = 1 << 18  # an unread body up to this size is skipped to keep the connection, as Go does
 LINGER_SECONDS = 2.0
@@ -46,7 +46,7 @@ class Inbox:
         self.ended = False
 
     def push(self, data: bytes) -> None:
-        self._chunks.extend(data[start : start + PIECE] for start in range(0, len(data), PIECE))
+        self._chunks.extend(_pieces(data))
         self._size += len(data)
         if self._size > READ_AHEAD:
             self._connection.pause_reading()
@@ -368,8 +368,8 @@ class Connection(asyncio.Protocol):
         """Send all chunks. False: it failed half-way, and an unfinished body tells the client so."""
         try:
             async for data in reply.chunks:
-                if data:
-                    self.write(self._http.send(h11.Data(data)))
+                for piece in _pieces(data):
+                    self.write(self._http.send(h11.Data(piece)))
                     if self._write_paused:
                         await self.drain()
             return True
@@ -412,6 +412,10 @@ class Connection(asyncio.Protocol):
             "Connection": "close",
         }
         self.write(unframed(response(error.error_status_hint, headers)) + body)
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    return (data[start : start + PIECE] for start in range(0, len(data), PIECE))
 
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
