@@ -43,9 +43,13 @@ async def list_containers(request: Request) -> AnyReply:
     )
     with_size = query.flag("size")
     views: list[dict[str, Any]] = []
+    names: dict[tuple[str, str], str] = {}  # a thousand containers have few images, and a look-up parses the name
     for container in found:
         sizes = await request.engine.containers.sizes(container) if with_size else None
-        views.append(summary(container, _image_name(request, container), sizes))
+        key = (container.record.config.image, container.record.image_id)
+        if (name := names.get(key)) is None:
+            name = names[key] = _image_name(request, container)
+        views.append(summary(container, name, sizes))
     return Reply(body=views)
 
 
