@@ -43,7 +43,7 @@ async def list_containers(request: Request) -> AnyReply:
     )
     with_size = query.flag("size")
     views: list[dict[str, Any]] = []
-    names: dict[tuple[str, str], str] = {}  # a thousand containers have few images, and a look-up parses the name
+    names: dict[tuple[str, str], str] = {}  # a look-up parses the name, and a thousand have few
     for container in found:
         sizes = await request.engine.containers.sizes(container) if with_size else None
         key = (container.record.config.image, container.record.image_id)
