@@ -55,6 +55,8 @@ def test_large_output_arrives_whole(daemon: Any) -> None:
         (("--memory", "1k", "busybox", "true"), 125, "6MB"),
         (("--network", "nosuch", "busybox", "true"), 125, "nosuch"),
         (("--ulimit", "nosuch=1", "busybox", "true"), 125, "nosuch"),
+        (("--device-read-bps", "/dev/null:1mb", "busybox", "true"), 125, "not a block device"),
+        (("--storage-opt", "size=1g", "busybox", "true"), 125, "StorageOpt"),
     ],
 )
 def test_failures_have_dockers_exit_codes_and_leave_nothing(
@@ -64,6 +66,42 @@ def test_failures_have_dockers_exit_codes_and_leave_nothing(
     assert done.code == code, done
     assert words in done.err, done
     assert daemon.docker("ps", "-aq").out == "", "the container was left behind"
+
+
+def test_a_disk_is_throttled(daemon: Any) -> None:
+    disks = [path.name for path in Path("/sys/block").iterdir() if Path("/dev", path.name).is_block_device()]
+    if not disks:
+        pytest.skip("no disk here")
+    disk = sorted(disks)[0]
+    files = "/sys/fs/cgroup/blkio/blkio.throttle.read_bps_device /sys/fs/cgroup/io.max"
+    done = daemon.docker(
+        "run", "--rm", "--device-read-bps", f"/dev/{disk}:1mb", "busybox", "sh", "-c", f"cat {files} 2>/dev/null; :"
+    )  # fmt: skip
+    numbers = Path(f"/sys/block/{disk}/dev").read_text().strip()
+    assert re.search(rf"^{numbers} (rbps=)?1048576\b", done.out, re.MULTILINE), done
+
+
+@pytest.mark.skipif(
+    Path("/sys/module/apparmor/parameters/enabled").exists(), reason="this kernel has AppArmor"
+)
+def test_apparmor_profiles_are_refused_where_nobody_enforces_them(daemon: Any) -> None:
+    asked = ("--security-opt", "apparmor=mine", "busybox", "true")
+    done = daemon.docker("run", "--rm", *asked, check=False)
+    assert done.code == 125
+    assert "needs AppArmor" in done.err
+    assert daemon.docker("run", "--rm", "--security-opt", "apparmor=unconfined", *asked[2:]).code == 0
+
+
+def test_log_options_without_effect_are_said(daemon: Any) -> None:
+    done = daemon.docker("create", "--log-opt", "tag=x", "--log-opt", "max-size=1m", "busybox")
+    assert done.err == "WARNING: Log options without effect: tag\n"
+
+
+def test_networks_have_no_ipv6(daemon: Any) -> None:
+    refused = daemon.docker("network", "create", "--ipv6", "six", check=False)
+    assert refused.code == 1
+    assert "IPv6 networks are not supported yet" in refused.err
+    assert "six" not in daemon.docker("network", "ls").out
 
 
 def test_a_used_name_is_a_conflict_in_dockers_words(daemon: Any) -> None:

@@ -176,6 +176,22 @@ def test_granted_devices_get_a_node_and_a_rule() -> None:
     )
 
 
+def test_limits_on_disks_come_beside_the_weight() -> None:
+    throttle = oci.ThrottleDevice(8, 0, 1000)
+    around = Surroundings(block_io=oci.BlockIo(throttle_read_bps_device=(throttle,)))
+    found = spec({"BlkioWeight": 300}, around).linux.resources
+    assert found is not None
+    assert found.block_io == oci.BlockIo(weight=300, throttle_read_bps_device=(throttle,))
+    assert resources({}).block_io is None
+
+
+def test_an_apparmor_profile_reaches_the_first_process_and_execs() -> None:
+    host = {"SecurityOpt": ["apparmor=mine"]}
+    assert process(host).apparmor_profile == "mine"
+    assert plan_exec(record(host), ExecRequest(cmd=["sh"]), ALL_CAPABILITIES).apparmor_profile == "mine"
+    assert process({"SecurityOpt": ["apparmor=unconfined"]}).apparmor_profile == ""
+
+
 def test_device_cgroup_rules() -> None:
     assert parse_device_rule("c 13:* rw") == oci.DeviceRule(
         allow=True, type="c", major=13, minor=None, access="rw"

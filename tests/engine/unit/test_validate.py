@@ -8,8 +8,16 @@ import pytest
 
 from longshore.core.model import CreateRequest, decode
 from longshore.core.names import check_name, random_name
-from longshore.core.validate import check_create, log_limits, parse_capability, parse_signal, parse_size
-from longshore.errors import InvalidArgument
+from longshore.core.validate import (
+    check_apparmor,
+    check_create,
+    idle_log_options,
+    log_limits,
+    parse_capability,
+    parse_signal,
+    parse_size,
+)
+from longshore.errors import InvalidArgument, Unsupported
 
 
 def request(host: dict[str, Any] | None = None, **config: Any) -> CreateRequest:
@@ -62,6 +70,11 @@ def request(host: dict[str, Any] | None = None, **config: Any) -> CreateRequest:
         ({"ExtraHosts": ["x"]}, "bad format for add-host"),
         ({"Runtime": "kata"}, "unknown or invalid runtime name: kata"),
         ({"DeviceRequests": [{"Count": -1}]}, "device driver"),
+        ({"StorageOpt": {"size": "1g"}}, "HostConfig.StorageOpt is not supported"),
+        ({"BlkioWeight": 5}, "Range of blkio weight"),
+        ({"BlkioWeightDevice": [{"Path": "/dev/x", "Weight": 5}]}, "invalid weight for device: /dev/x:5"),
+        ({"BlkioDeviceReadBps": [{"Path": "/dev/x"}]}, "BlkioDeviceReadBps: /dev/x:0"),
+        ({"BlkioDeviceWriteIOps": [{"Path": "x", "Rate": 1}]}, "BlkioDeviceWriteIOps: x:1"),
     ],
 )
 def test_host_config_is_refused(host: dict[str, Any], words: str) -> None:
@@ -104,6 +117,20 @@ def test_config_is_refused(config: dict[str, Any], words: str) -> None:
 )
 def test_good_values_pass(host: dict[str, Any]) -> None:
     check_create(request(host), cpus=2)
+
+
+def test_an_apparmor_profile_needs_apparmor() -> None:
+    asked = request({"SecurityOpt": ["apparmor=mine"]}).host_config
+    with pytest.raises(Unsupported, match="apparmor=mine needs AppArmor"):
+        check_apparmor(asked, enabled=False)
+    check_apparmor(asked, enabled=True)
+    check_apparmor(request({"SecurityOpt": ["apparmor:unconfined"]}).host_config, enabled=False)
+
+
+def test_log_options_without_effect() -> None:
+    config = {"max-size": "1m", "tag": "x", "compress": "true"}
+    given = request({"LogConfig": {"Type": "json-file", "Config": config}}).host_config.log_config
+    assert idle_log_options(given) == ["compress", "tag"]
 
 
 @pytest.mark.parametrize(

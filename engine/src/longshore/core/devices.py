@@ -5,9 +5,10 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from longshore.core import model
 from longshore.core.model import DeviceMapping
 from longshore.errors import InvalidArgument
-from longshore.oci.runtime_spec import Device
+from longshore.oci.runtime_spec import BlockIo, Device, ThrottleDevice, WeightDevice
 
 Granted = tuple[Device, str]  # a node and the letters of rwm that the device cgroup allows
 
@@ -60,6 +61,47 @@ def requested_devices(mappings: Sequence[DeviceMapping]) -> list[Granted]:
             )
         found += [(node, access) for node in nodes if node is not None]
     return found
+
+
+def block_io(limits: model.Resources) -> BlockIo | None:
+    """The limits on single disks, None when there are none. Raises InvalidArgument for what is not a disk."""
+    if not any(
+        (
+            limits.blkio_weight_device,
+            limits.blkio_device_read_bps,
+            limits.blkio_device_write_bps,
+            limits.blkio_device_read_iops,
+            limits.blkio_device_write_iops,
+        )
+    ):
+        return None
+
+    def throttles(requests: Sequence[model.ThrottleDevice] | None) -> tuple[ThrottleDevice, ...]:
+        return tuple(ThrottleDevice(*_disk(request.path), request.rate) for request in requests or ())
+
+    return BlockIo(
+        weight_device=tuple(
+            WeightDevice(*_disk(request.path), request.weight) for request in limits.blkio_weight_device or ()
+        ),
+        throttle_read_bps_device=throttles(limits.blkio_device_read_bps),
+        throttle_write_bps_device=throttles(limits.blkio_device_write_bps),
+        throttle_read_iops_device=throttles(limits.blkio_device_read_iops),
+        throttle_write_iops_device=throttles(limits.blkio_device_write_iops),
+    )
+
+
+def _disk(path: str) -> tuple[int, int]:
+    """The numbers of a whole disk: the kernel limits no partitions."""
+    try:
+        status = Path(path).stat()
+    except OSError as cause:
+        raise InvalidArgument(f"invalid device {path!r}", detail=cause.strerror or str(cause)) from cause
+    if not stat.S_ISBLK(status.st_mode):
+        raise InvalidArgument(f"invalid device {path!r}", detail="not a block device")
+    numbers = os.major(status.st_rdev), os.minor(status.st_rdev)
+    if Path(f"/sys/dev/block/{numbers[0]}:{numbers[1]}/partition").exists():
+        raise InvalidArgument(f"invalid device {path!r}", detail="a partition", hint="name the whole disk")
+    return numbers
 
 
 def host_devices(root: Path = Path("/dev")) -> list[Granted]:

@@ -79,9 +79,21 @@ def judge_capabilities(effective: int) -> Check:
     return Check("capabilities", "ok", "all that is needed")
 
 
-def judge_apparmor(enabled: str) -> Check:
-    if enabled.strip() == "Y":
-        return Check("apparmor", "ok", "enabled")
+APPARMOR = "/sys/module/apparmor/parameters/enabled"
+
+
+def apparmor_enabled(text: str) -> bool:
+    return text.strip() == "Y"
+
+
+def judge_apparmor(text: str) -> Check:
+    if apparmor_enabled(text):
+        return Check(
+            "apparmor",
+            "warn",
+            "enabled, but no profile is applied by default",
+            "--security-opt apparmor=NAME applies a loaded one; seccomp and capabilities hold without",
+        )
     return Check("apparmor", "warn", "not available", "containers run without a profile; seccomp still holds")
 
 
@@ -179,7 +191,7 @@ class Doctor:
                 judge_overlay(read("/proc/filesystems"), kind, self._data_root),
                 judge_cgroups(read("/proc/self/mounts"), controllers),
                 judge_capabilities(effective_capabilities(read("/proc/self/status"))),
-                judge_apparmor(read("/sys/module/apparmor/parameters/enabled")),
+                judge_apparmor(read(APPARMOR)),
                 judge_seccomp(read("/proc/sys/kernel/seccomp/actions_avail")),
                 judge_memfd(read("/proc/sys/vm/memfd_noexec"), _try_memfd()),
             ]

@@ -96,6 +96,20 @@ class Ulimit(Wire):
     soft: int = 0
 
 
+class WeightDevice(Wire):
+    """One entry of HostConfig.BlkioWeightDevice."""
+
+    path: str = ""
+    weight: int = 0
+
+
+class ThrottleDevice(Wire):
+    """One entry of HostConfig.BlkioDeviceReadBps and its like (`docker run --device-read-bps /dev/sda:1mb`)."""
+
+    path: str = ""
+    rate: int = 0
+
+
 class BindOptions(Wire, omit_defaults=True):
     propagation: str = ""
     non_recursive: bool = False
@@ -142,11 +156,15 @@ class Resources(Wire):
     nano_cpus: int = 0
     cgroup_parent: str = ""
     blkio_weight: int = 0
-    blkio_weight_device: list[Any] | None = None
-    blkio_device_read_bps: list[Any] | None = None
-    blkio_device_write_bps: list[Any] | None = None
-    blkio_device_read_iops: list[Any] | None = msgspec.field(default=None, name="BlkioDeviceReadIOps")
-    blkio_device_write_iops: list[Any] | None = msgspec.field(default=None, name="BlkioDeviceWriteIOps")
+    blkio_weight_device: list[WeightDevice] | None = None
+    blkio_device_read_bps: list[ThrottleDevice] | None = None
+    blkio_device_write_bps: list[ThrottleDevice] | None = None
+    blkio_device_read_iops: list[ThrottleDevice] | None = msgspec.field(
+        default=None, name="BlkioDeviceReadIOps"
+    )
+    blkio_device_write_iops: list[ThrottleDevice] | None = msgspec.field(
+        default=None, name="BlkioDeviceWriteIOps"
+    )
     cpu_period: int = 0
     cpu_quota: int = 0
     cpu_realtime_period: int = 0

@@ -177,6 +177,8 @@ class Networks:
             raise Conflict(f"network with name {request.name} already exists")
         if request.driver not in ("bridge", "default", ""):
             raise Unsupported(f"network driver {request.driver} is not supported", hint="use bridge")
+        if request.enable_ipv6:
+            raise Unsupported("IPv6 networks are not supported yet", hint="leave --ipv6 out")
         identity = secrets.token_hex(32)
         taken = await self.manager.taken_subnets()
         bridge = plan_bridge(request, identity, taken)

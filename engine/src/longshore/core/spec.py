@@ -9,6 +9,8 @@ import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from longshore.core.containers.record import MountPoint, Record
 from longshore.core.model import ExecRequest, HostConfig
 from longshore.core.model import Resources as Limits
@@ -67,6 +69,7 @@ class Surroundings:
     namespaces: Mapping[str, str] = field(default_factory=dict[str, str])
     shm: str = ""
     devices: Sequence[tuple[oci.Device, str]] = ()  # with the letters of rwm that are allowed
+    block_io: oci.BlockIo | None = None  # limits on single disks
     capabilities: Sequence[str] = ALL_CAPABILITIES  # what this machine can give
     architecture: str = "x86_64"
 
@@ -97,7 +100,7 @@ def plan_spec(record: Record, around: Surroundings) -> oci.Spec:
             namespaces=namespaces,
             devices=tuple(device for device, _ in around.devices),
             cgroups_path=posixpath.join(host.cgroup_parent or around.cgroup_parent, record.id),
-            resources=plan_resources(host, around.devices),
+            resources=plan_resources(host, around.devices, around.block_io),
             rootfs_propagation=_root_propagation(record.mounts),
             seccomp=seccomp,
             sysctl=_sysctls(host, namespaces),
@@ -109,6 +112,12 @@ def plan_spec(record: Record, around: Surroundings) -> oci.Spec:
 
 def security_options(host: HostConfig) -> dict[str, str]:
     return dict(parse_security_option(text) for text in host.security_opt or ())
+
+
+def apparmor_profile(host: HostConfig) -> str:
+    """The profile that was asked for; there is no default one."""
+    profile = security_options(host).get("apparmor", "")
+    return "" if profile == "unconfined" else profile
 
 
 def plan_capabilities(host: HostConfig, available: Sequence[str]) -> tuple[str, ...]:
@@ -156,6 +165,7 @@ def _process(record: Record, capabilities: tuple[str, ...]) -> oci.Process:
         capabilities=_capability_sets(capabilities),
         rlimits=plan_rlimits(host),
         no_new_privileges=security_options(host).get("no-new-privileges") == "true",
+        apparmor_profile=apparmor_profile(host),
         oom_score_adj=host.oom_score_adj or None,
     )
 
@@ -179,6 +189,7 @@ def plan_exec(record: Record, request: ExecRequest, available: Sequence[str]) ->
         capabilities=_capability_sets(capabilities),
         rlimits=plan_rlimits(host),
         no_new_privileges=security_options(host).get("no-new-privileges") == "true",
+        apparmor_profile=apparmor_profile(host),
         oom_score_adj=host.oom_score_adj or None,
     )
 
@@ -288,7 +299,9 @@ def _root_propagation(mounts: Iterable[MountPoint]) -> str:
 
 
 def plan_resources(
-    limits: HostConfig | Limits, devices: Sequence[tuple[oci.Device, str]] = ()
+    limits: HostConfig | Limits,
+    devices: Sequence[tuple[oci.Device, str]] = (),
+    block_io: oci.BlockIo | None = None,
 ) -> oci.Resources:
     """The cgroup limits; for `update` without the device rules' meaning."""
     memory = None
@@ -305,12 +318,14 @@ def plan_resources(
             swappiness=None if limits.memory_swappiness in (None, -1) else limits.memory_swappiness,
             disable_oom_killer=limits.oom_kill_disable or None,
         )
+    if limits.blkio_weight:
+        block_io = replace(block_io or oci.BlockIo(), weight=limits.blkio_weight)
     return oci.Resources(
         devices=_device_rules(limits, devices),
         memory=memory,
         cpu=_cpu(limits),
         pids=oci.Pids(limits.pids_limit) if limits.pids_limit else None,
-        block_io=oci.BlockIo(weight=limits.blkio_weight) if limits.blkio_weight else None,
+        block_io=block_io,
     )
 
 

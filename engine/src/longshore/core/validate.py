@@ -6,10 +6,10 @@ import signal
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
 
-from longshore.core.model import Config, CreateRequest, HealthConfig, HostConfig, Resources
+from longshore.core.model import Config, CreateRequest, HealthConfig, HostConfig, LogConfig, Resources
 from longshore.core.ports import expand_bindings, expand_exposed
 from longshore.core.restart import check_policy
-from longshore.errors import InvalidArgument
+from longshore.errors import InvalidArgument, Unsupported
 
 MIB = 1 << 20
 SMALLEST_MEMORY = 6 * MIB  # Docker's floor: less does not start anything
@@ -241,6 +241,16 @@ def parse_security_option(text: str) -> tuple[str, str]:
     raise InvalidArgument(f"invalid --security-opt 2: {text!r}")
 
 
+def check_apparmor(host: HostConfig, *, enabled: bool) -> None:
+    """Raises Unsupported when a profile is asked for that nobody would enforce."""
+    for name, value in (parse_security_option(text) for text in host.security_opt or ()):
+        if name == "apparmor" and value != "unconfined" and not enabled:
+            raise Unsupported(
+                f"--security-opt apparmor={value} needs AppArmor, which this kernel does not run",
+                hint="leave the option out, or say apparmor=unconfined",
+            )
+
+
 def _check_modes(host: HostConfig) -> None:
     allowed: Sequence[tuple[str, str, tuple[str, ...]]] = (
         ("IpcMode", host.ipc_mode, ("", "private", "shareable", "host", "none")),
@@ -300,6 +310,11 @@ def _check_log(host: HostConfig) -> None:
     log_limits(options)
 
 
+def idle_log_options(config: LogConfig) -> list[str]:
+    """Options that Docker's driver knows and that change nothing here."""
+    return sorted({*(config.config or {})} - {"max-size", "max-file"})
+
+
 def log_limits(options: Mapping[str, str]) -> tuple[int, int]:
     """(max_size, max_files) of a json-file log; 0 never rotates. Raises InvalidArgument."""
     size = parse_size(options.get("max-size", ""), "max-size")
@@ -353,9 +368,27 @@ def check_resources(limits: Resources, *, cpus: int) -> None:
             raise InvalidArgument(f"invalid device path {device.path_on_host!r}")
         if not set(device.cgroup_permissions) <= set("rwm"):
             raise InvalidArgument(f"invalid device permissions {device.cgroup_permissions!r}")
+    _check_disks(limits)
     parent = limits.cgroup_parent
     if ".." in parent.split("/") or "\0" in parent:
         raise InvalidArgument(f"invalid CgroupParent {parent!r}")
+
+
+def _check_disks(limits: Resources) -> None:
+    if limits.blkio_weight and not 10 <= limits.blkio_weight <= 1000:
+        raise InvalidArgument("Range of blkio weight is from 10 to 1000")
+    for weight in limits.blkio_weight_device or ():
+        if not weight.path.startswith("/") or not 10 <= weight.weight <= 1000:
+            raise InvalidArgument(f"invalid weight for device: {weight.path}:{weight.weight}")
+    for field, throttles in (
+        ("BlkioDeviceReadBps", limits.blkio_device_read_bps),
+        ("BlkioDeviceWriteBps", limits.blkio_device_write_bps),
+        ("BlkioDeviceReadIOps", limits.blkio_device_read_iops),
+        ("BlkioDeviceWriteIOps", limits.blkio_device_write_iops),
+    ):
+        for throttle in throttles or ():
+            if not throttle.path.startswith("/") or throttle.rate <= 0:
+                raise InvalidArgument(f"invalid rate for device in {field}: {throttle.path}:{throttle.rate}")
 
 
 def _check_memory(limits: Resources) -> None:

@@ -21,10 +21,12 @@ from longshore.core.containers.parts import Parts
 from longshore.core.containers.record import MountPoint, Record
 from longshore.core.containers.roots import closing, in_thread, open_overlay
 from longshore.core.copying import copy_tree
+from longshore.core.devices import block_io
+from longshore.core.doctor import APPARMOR, apparmor_enabled, read
 from longshore.core.model import CreateRequest, EndpointSettings, VolumeRequest
 from longshore.core.names import check_name, random_name
 from longshore.core.spec import Surroundings, plan_spec
-from longshore.core.validate import available_cpus, check_create
+from longshore.core.validate import available_cpus, check_apparmor, check_create, idle_log_options
 from longshore.errors import InvalidArgument, NotFound
 from longshore.kernel.paths import openat2
 from longshore.oci.image_config import ContainerDefaults
@@ -43,6 +45,8 @@ class Creator:
         """A new container in the database. On failure nothing is left of it."""
         parts = self._parts
         check_create(request, cpus=available_cpus())
+        check_apparmor(request.host_config, enabled=apparmor_enabled(read(APPARMOR)))
+        block_io(request.host_config)  # what it would refuse at start is refused now
         if not request.image:
             raise InvalidArgument("config cannot be empty in order to create a container", detail="Image")
         image = parts.images.get(request.image)
@@ -68,11 +72,13 @@ class Creator:
             )
             record.desired = desired
             self._name_networks(record)
-            plan_spec(record, Surroundings())  # what it would refuse at start is refused now
+            plan_spec(record, Surroundings())  # the same
             await parts.images.ensure_unpacked(image)
             container = await self._make(record, image)
             if record.host_config.network_mode == "host" and record.host_config.port_bindings:
                 container.warnings.append("Published ports are discarded when using host network mode")
+            if idle := idle_log_options(record.host_config.log_config):
+                container.warnings.append(f"Log options without effect: {', '.join(idle)}")
         finally:
             parts.store.release(chosen)
         parts.announce(container, "create")

@@ -9,6 +9,7 @@ from longshore.core.containers.container import Container
 from longshore.core.containers.record import Health, MountPoint, State
 from longshore.core.model import EndpointSettings
 from longshore.core.ports import expand_exposed
+from longshore.core.spec import security_options
 from longshore.network.model import Endpoint
 
 DRIVER = "overlayfs"
@@ -49,7 +50,7 @@ def inspect(container: Container, *, sizes: tuple[int, int] | None = None) -> di
         "Platform": record.platform,
         "MountLabel": "",
         "ProcessLabel": "",
-        "AppArmorProfile": "",
+        "AppArmorProfile": security_options(record.host_config).get("apparmor", ""),
         "ExecIDs": list(container.exec_ids) or None,
         "HostConfig": host_view(container),
         "GraphDriver": {"Data": dict(record.graph), "Name": DRIVER},

@@ -147,6 +147,7 @@ class Launcher:
             namespaces=namespaces,
             shm=shm,
             devices=granted,
+            block_io=devices.block_io(host),
             capabilities=own_capabilities(),
             architecture=platform.machine(),
         )
