@@ -13,6 +13,7 @@ import zstandard
 
 from longshore.build.trees import ContextTree
 from longshore.errors import InvalidArgument
+from longshore.storage.content import space_errors
 
 _BLOCK = 1 << 20
 
