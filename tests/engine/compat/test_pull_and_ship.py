@@ -53,6 +53,21 @@ def test_pull_from_a_registry(daemon: Any, registry: str) -> None:
     daemon.docker("rmi", "-f", name)
 
 
+def test_a_mirror_stands_in_for_docker_hub(own_daemon: Any, registry: str) -> None:
+    digest = helper().push(
+        registry, "library/mirrored", "1", [own_daemon.images.busybox_layer()], {"Cmd": ["echo", "mirrored"]}
+    )
+    mirrors = ("http://127.0.0.1:1", f"http://{registry}")
+    own_daemon.flags = [f"--registry-mirror={url}" for url in mirrors]
+    own_daemon.start()
+    assert f"Digest: {digest}\n" in own_daemon.docker("pull", "mirrored:1").out
+    assert own_daemon.docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").out == "mirrored:1\n"
+    assert own_daemon.docker("run", "--rm", "mirrored:1").out == "mirrored\n"
+    assert json.loads(own_daemon.docker("info", "--format", "{{json .RegistryConfig.Mirrors}}").out) == list(
+        mirrors
+    )
+
+
 @pytest.mark.parametrize("command", ["docker", "longshore"])
 def test_an_unknown_tag_is_told_and_leaves_nothing(daemon: Any, registry: str, command: str) -> None:
     before = daemon.docker("images", "-q").out

@@ -31,6 +31,7 @@ class SystemFacts:
 
     data_root: Path
     insecure_registries: tuple[str, ...] = ()
+    registry_mirrors: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     debug: bool = False
     warnings: tuple[str, ...] = ()
@@ -120,7 +121,7 @@ class System:
             "OSType": "linux",
             "Architecture": platform.machine(),
             "IndexServerAddress": "https://index.docker.io/v1/",
-            "RegistryConfig": _registries(facts.insecure_registries),
+            "RegistryConfig": _registries(facts.insecure_registries, facts.registry_mirrors),
             "NCPU": available_cpus(),
             "MemTotal": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             "GenericResources": None,
@@ -258,15 +259,15 @@ def _missing(controllers: frozenset[str]) -> list[str]:
     return [name for name in ("memory", "cpu", "cpuset", "pids") if name not in controllers]
 
 
-def _registries(insecure: tuple[str, ...]) -> dict[str, Any]:
-    own: dict[str, Any] = {"Name": "docker.io", "Mirrors": [], "Secure": True, "Official": True}
+def _registries(insecure: tuple[str, ...], mirrors: tuple[str, ...]) -> dict[str, Any]:
+    own: dict[str, Any] = {"Name": "docker.io", "Mirrors": list(mirrors), "Secure": True, "Official": True}
     plain: dict[str, Any] = {
         name: {"Name": name, "Mirrors": [], "Secure": False, "Official": False} for name in insecure
     }
     return {
         "InsecureRegistryCIDRs": ["::1/128", "127.0.0.0/8"],
         "IndexConfigs": {"docker.io": own, **plain},
-        "Mirrors": None,
+        "Mirrors": list(mirrors) or None,
     }
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from longshore.oci.reference import Reference
+from longshore.registry.hosts import parse_mirror
 
 if TYPE_CHECKING:
     from longshore.registry.auth import Credentials
@@ -12,12 +13,12 @@ if TYPE_CHECKING:
 
 
 class LazyRegistry:
-    """core.images.Puller. `insecure` may change while the daemon runs; the next pull goes by it."""
+    """core.images.Puller. `insecure` and `mirrors` may change while the daemon runs; the next pull goes by them."""
 
-    def __init__(self, insecure: tuple[str, ...]) -> None:
-        self.insecure = insecure
+    def __init__(self, insecure: tuple[str, ...], mirrors: tuple[str, ...]) -> None:
+        self.insecure, self.mirrors = insecure, mirrors
         self._client: RegistryClient | None = None
-        self._made_for = insecure
+        self._made_for = insecure, mirrors
 
     async def pull(
         self,
@@ -32,7 +33,11 @@ class LazyRegistry:
         from longshore import __version__
         from longshore.registry.client import RegistryClient
 
-        if self._client is None or self._made_for != self.insecure:
-            self._client = RegistryClient(insecure=self.insecure, user_agent=f"longshore/{__version__}")
-            self._made_for = self.insecure
+        if self._client is None or self._made_for != (self.insecure, self.mirrors):
+            self._client = RegistryClient(
+                insecure=self.insecure,
+                mirrors=[parse_mirror(text, self.insecure) for text in self.mirrors],
+                user_agent=f"longshore/{__version__}",
+            )
+            self._made_for = self.insecure, self.mirrors
         return await self._client.pull(reference, platform=platform, auth=auth, sink=sink, progress=progress)

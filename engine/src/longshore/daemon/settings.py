@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from longshore import __version__
 from longshore.errors import InvalidArgument
+from longshore.registry.hosts import parse_mirror
 
 DEFAULT_CONFIG = "/etc/longshore/daemon.json"
 DEFAULT_HOST = "unix:///run/longshore/longshore.sock"
@@ -95,7 +96,7 @@ OPTIONS = (
     _Option("dns-search", ("--dns-search",), tuple, "search domain for containers"),
     _Option("live-restore", ("--live-restore",), bool, "always on"),
 )
-RELOADABLE = ("debug", "log_level", "labels", "insecure_registries")
+RELOADABLE = ("debug", "log_level", "labels", "insecure_registries", "registry_mirrors")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -211,6 +212,8 @@ def check(settings: Settings) -> Settings:
     for label in settings.labels:
         if "=" not in label:
             raise InvalidArgument(f"bad label {label!r}", hint="write key=value")
+    for mirror in settings.registry_mirrors:
+        parse_mirror(mirror, settings.insecure_registries)
     if not settings.hosts:
         raise InvalidArgument("no host to listen on", hint=f"for example -H {DEFAULT_HOST}")
     hosts = tuple(normal_host(host) for host in settings.hosts)

@@ -40,6 +40,7 @@ class Parts:
     def reload(self, settings: Settings) -> None:
         """Take over what may change at run time."""
         self.registry.insecure = settings.insecure_registries
+        self.registry.mirrors = settings.registry_mirrors
         self.engine.system.facts = facts_of(settings)
 
 
@@ -47,6 +48,7 @@ def facts_of(settings: Settings) -> SystemFacts:
     return SystemFacts(
         data_root=Path(settings.data_root),
         insecure_registries=settings.insecure_registries,
+        registry_mirrors=settings.registry_mirrors,
         labels=settings.labels,
         debug=settings.level == "debug",
     )
@@ -66,7 +68,7 @@ async def compose(settings: Settings, starting: Awaitable[Zygote]) -> AsyncGener
         events = EventBus()
         content = ContentStore(data / "content")
         layers = LayerStore(data / "layers", content)
-        registry = LazyRegistry(settings.insecure_registries)
+        registry = LazyRegistry(settings.insecure_registries, settings.registry_mirrors)
         images = Images(database, content, layers, events, registry)
         stack.push_async_callback(images.close)
         volumes = Volumes(database, VolumeStore(data / "volumes"), events)

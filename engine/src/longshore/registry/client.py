@@ -6,7 +6,7 @@ to the host they were meant for, never along a redirect to another one.
 """
 
 import asyncio
-import ipaddress
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -17,7 +17,15 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from longshore.errors import InvalidArgument, NotFound, Unauthorized, Unavailable, Unsupported
+from longshore.errors import (
+    EngineError,
+    InvalidArgument,
+    NotFound,
+    OutOfSpace,
+    Unauthorized,
+    Unavailable,
+    Unsupported,
+)
 from longshore.oci.descriptor import (
     DOCKER_MANIFEST,
     DOCKER_MANIFEST_LIST,
@@ -32,13 +40,17 @@ from longshore.oci.digest import Digest, sha256_of
 from longshore.oci.manifest import MAX_MANIFEST, Index, Manifest, parse_manifest
 from longshore.oci.reference import DEFAULT_DOMAIN, Reference
 from longshore.registry.auth import Challenge, Credentials, parse_challenge
+from longshore.registry.hosts import Mirror, may_be_plain
 from longshore.registry.progress import Progress, moving, standing
 
 T = TypeVar("T")
+log = logging.getLogger("longshore.registry")
+HUB = "registry-1.docker.io"  # Docker Hub's API lives under another name than its references
 
 ACCEPT = ", ".join((OCI_INDEX, OCI_MANIFEST, DOCKER_MANIFEST_LIST, DOCKER_MANIFEST))
 CHUNK = 1 << 20
 ATTEMPTS = 5
+MIRROR_ATTEMPTS = 2  # the registry itself is waiting
 MAX_WAIT = 30.0  # seconds; a Retry-After beyond it is cut
 PARALLEL = 3  # layers, as dockerd's --max-concurrent-downloads
 MAX_REDIRECTS = 5
@@ -86,10 +98,18 @@ class _TokenReply(msgspec.Struct):
 
 
 class RegistryClient:
-    """Stateless between pulls. `insecure`: hosts, with or without port, that may be spoken to without TLS."""
+    """Stateless between pulls.
 
-    def __init__(self, *, insecure: Sequence[str] = (), user_agent: str = "longshore") -> None:
+    `insecure`: hosts, with or without port, that may be spoken to without TLS. `mirrors` are asked in their
+    order for images of docker.io, before Docker Hub; what they say of a digest is verified, what they say of
+    a tag is believed.
+    """
+
+    def __init__(
+        self, *, insecure: Sequence[str] = (), mirrors: Sequence[Mirror] = (), user_agent: str = "longshore"
+    ) -> None:
         self._insecure = frozenset(insecure)
+        self._mirrors = tuple(mirrors)
         self._user_agent = user_agent
 
     async def pull(
@@ -110,17 +130,18 @@ class RegistryClient:
         async with aiohttp.ClientSession(
             timeout=timeout, headers={"User-Agent": self._user_agent}, auto_decompress=False
         ) as session:
-            host = _Host(session, reference, auth, plain_http_allowed=self._may_be_plain(reference.domain))
+            for mirror in self._mirrors if reference.domain == DEFAULT_DOMAIN else ():
+                host = _Host(session, reference, mirror.host, [mirror.scheme], prefix=mirror.prefix)
+                try:
+                    return await _Pull(host, reference, platform, sink, progress, MIRROR_ATTEMPTS).run()
+                except OutOfSpace:
+                    raise
+                except EngineError as cause:
+                    log.info("the mirror %s does not help with %s: %s", mirror.host, reference, cause)
+            name = HUB if reference.domain == DEFAULT_DOMAIN else reference.domain
+            schemes = ["https", "http"] if may_be_plain(reference.domain, self._insecure) else ["https"]
+            host = _Host(session, reference, name, schemes, auth)
             return await _Pull(host, reference, platform, sink, progress).run()
-
-    def _may_be_plain(self, domain: str) -> bool:
-        name = domain.rpartition(":")[0] if ":" in domain.rpartition("]")[2] else domain
-        if domain in self._insecure or name in self._insecure or name == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(name.strip("[]")).is_loopback
-        except ValueError:
-            return False
 
 
 class _Host:
@@ -130,20 +151,22 @@ class _Host:
         self,
         session: aiohttp.ClientSession,
         reference: Reference,
-        auth: Credentials | None,
+        name: str,
+        schemes: list[str],
+        auth: Credentials | None = None,
         *,
-        plain_http_allowed: bool,
+        prefix: str = "",
     ) -> None:
-        # Docker Hub's API lives under another name than its references.
-        self.name = "registry-1.docker.io" if reference.domain == DEFAULT_DOMAIN else reference.domain
+        self.name = name
         self._session, self._auth = session, auth
-        self._path = reference.path
-        self._schemes = ["https", "http"] if plain_http_allowed else ["https"]
+        self._reference = reference
+        self._path = f"{prefix}/v2/{reference.path}"
+        self._schemes = schemes
         self._authorization = ""
         self._authorized = asyncio.Lock()
 
     def url(self, tail: str) -> URL:
-        return URL(f"{self._schemes[0]}://{self.name}/v2/{self._path}/{tail}", encoded=True)
+        return URL(f"{self._schemes[0]}://{self.name}{self._path}/{tail}", encoded=True)
 
     @asynccontextmanager
     async def get(
@@ -215,12 +238,12 @@ class _Host:
             raise _RetryError(
                 f"{answer.status} {detail}".strip(), _retry_after(answer.headers.get("Retry-After", ""))
             )
-        what = tail.partition("/")[2]
         if answer.status == 404:
-            raise NotFound(f"manifest for {self.name}/{self._path} {what} not found", detail=detail)
+            what = f"blob {tail.removeprefix('blobs/')}" if tail.startswith("blobs/") else "manifest"
+            raise NotFound(f"{what} for {self._reference.familiar} not found", detail=detail)
         if answer.status in (401, 403):
             raise Unauthorized(
-                f"pull access denied for {self._path}",
+                f"pull access denied for {self._reference.familiar_name}",
                 detail=f"repository does not exist or may require 'docker login': {detail}",
             )
         raise Unavailable(f"the registry {self.name} answers {answer.status} to {tail}", detail=detail)
@@ -276,11 +299,12 @@ class _Pull:
     platform: str
     sink: Sink
     progress: Progress
+    attempts: int = ATTEMPTS
 
     async def run(self) -> Pulled:
         tag = str(self.reference.digest or self.reference.tag or "latest")
-        self.progress({"status": f"Pulling from {self.reference.path}", "id": tag})
         data, kind = await self.document(f"manifests/{tag}", self.reference.digest)
+        self.progress({"status": f"Pulling from {self.reference.path}", "id": tag})
         named = sha256_of(data)
         descriptor = Descriptor(media_type=kind, digest=str(named), size=len(data))
         parsed = parse_manifest(data, kind)
@@ -305,7 +329,7 @@ class _Pull:
                 kind = answer.headers.get("Content-Type", "").partition(";")[0].strip()
                 return data, kind if kind in MANIFEST_TYPES | INDEX_TYPES else ""
 
-        data, kind = await _persist(once, f"{self.host.name} {tail}")
+        data, kind = await self.persist(once)
         if expected is not None and expected.algorithm == "sha256" and sha256_of(data) != expected:
             raise InvalidArgument("manifest verification failed for digest", detail=str(expected))
         return data, kind
@@ -318,11 +342,15 @@ class _Pull:
             async with self.host.get(f"blobs/{descriptor.digest}") as answer:
                 return await _read_all(answer, descriptor.size)
 
-        data = await _persist(once, f"{self.host.name} blobs/{descriptor.digest}")
+        data = await self.persist(once, descriptor)
         with self.sink.writer(descriptor.blob, descriptor.size) as writer:
             writer.write(data)
             writer.commit()
         return data
+
+    async def persist(self, once: Callable[[], Awaitable[T]], blob: Descriptor | None = None) -> T:
+        part = f"{blob.blob.short} of " if blob else ""
+        return await _persist(once, f"{part}{self.reference} from {self.host.name}", self.attempts)
 
     async def layers(self, layers: Sequence[Descriptor]) -> None:
         """In parallel; the first failure ends the others."""
@@ -349,7 +377,7 @@ class _Pull:
             return
         with self.sink.writer(digest, descriptor.size) as writer:
             download = _Download(self.host, descriptor, writer, self.progress)
-            await _persist(download.once, f"{self.host.name} blobs/{digest}")
+            await self.persist(download.once, descriptor)
             self.progress(standing("Verifying Checksum", digest.short))
             await asyncio.to_thread(writer.commit)
         self.progress(standing("Download complete", digest.short))
@@ -389,14 +417,14 @@ class _Download:
         self.progress(moving("Downloading", self.descriptor.blob.short, self.done, self.descriptor.size))
 
 
-async def _persist(once: Callable[[], Awaitable[T]], what: str) -> T:
+async def _persist(once: Callable[[], Awaitable[T]], what: str, attempts: int) -> T:
     """Try until it works: 0.5 s doubling, or what Retry-After asks for. Raises Unavailable in the end."""
     wait = 0.5
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, attempts + 1):
         try:
             return await once()
         except _RetryError as failure:
-            if attempt == ATTEMPTS or failure.final:
+            if attempt == attempts or failure.final:
                 raise Unavailable(
                     f"failed to fetch {what}",
                     detail=str(failure),
