@@ -1,6 +1,7 @@
 """The server on a real unix socket with handlers of our own: streams, hijacks, keep-alive, clients that leave."""
 
 import asyncio
+import logging
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ import pytest_asyncio
 
 from longshore.api.http import AnyReply, ClientStream, Hijack, Reply, Request, Route, Stream
 from longshore.api.server import Api, Server, bind_unix
-from longshore.errors import Conflict
+from longshore.errors import Conflict, EngineError, OutOfSpace, Unavailable, Unsupported
 
 Peer = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -21,6 +22,7 @@ class Handlers:
     def __init__(self) -> None:
         self.closed = asyncio.Event()
         self.received: list[bytes] = []
+        self.refusal: EngineError = Conflict("no")
 
     async def ping(self, request: Request) -> AnyReply:
         return Reply(body=b"OK", headers={"Content-Type": "text/plain"})
@@ -32,7 +34,7 @@ class Handlers:
         return Reply(body={"size": size})
 
     async def refuse(self, request: Request) -> AnyReply:
-        raise Conflict("no")
+        raise self.refusal
 
     async def defect(self, request: Request) -> AnyReply:
         raise KeyError("inside")
@@ -110,6 +112,27 @@ async def path(handlers: Handlers, tmp_path: Path) -> AsyncIterator[str]:
     await server.listen_unix(bind_unix(str(tmp_path / "s"), None))
     yield str(tmp_path / "s")
     await server.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [
+        (Conflict("no"), logging.DEBUG),
+        (Unsupported("no"), logging.INFO),
+        (Unavailable("no"), logging.INFO),
+        (OutOfSpace("no"), logging.ERROR),
+    ],
+)
+async def test_refusals_are_no_errors_in_the_log(
+    path: str, handlers: Handlers, caplog: pytest.LogCaptureFixture, error: EngineError, level: int
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    handlers.refusal = error
+    peer = await connect(path)
+    await send(peer, "POST /refuse HTTP/1.1", "Host: x", "Content-Length: 0")
+    await read_head(peer)
+    peer[1].close()
+    assert [record.levelno for record in caplog.records if "/refuse" in record.getMessage()] == [level]
 
 
 async def connect(path: str) -> Peer:

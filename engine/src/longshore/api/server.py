@@ -85,14 +85,20 @@ class Api:
             return reply
         except EngineError as error:
             reply = error_reply(error)
-            level = logging.ERROR if reply.status >= 500 else logging.DEBUG
-            log.log(level, "%s %s: %d %s", head.method, head.target, reply.status, error)
+            log.log(_level(reply.status), "%s %s: %d %s", head.method, head.target, reply.status, error)
             return reply
         except ConnectionError:
             raise
         except Exception as error:
             log.exception("defect in %s %s", head.method, head.target)
             return Reply(500, {"message": f"internal error: {type(error).__name__}, see the daemon's log"})
+
+
+def _level(status: int) -> int:
+    """A refusal is no error of ours; what this engine or its machine cannot do is worth knowing."""
+    if status in (501, 503):
+        return logging.INFO
+    return logging.ERROR if status >= 500 else logging.DEBUG
 
 
 def refuse_browsers(headers: Mapping[str, str], names: Container[str] | None) -> None:
