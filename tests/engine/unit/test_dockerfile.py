@@ -34,6 +34,12 @@ def test_text_that_is_no_valid_json_is_the_shell_form() -> None:
     [
         ("FROM x\nFOO bar", "line 2: unknown instruction: FOO"),
         ("FROM x\nCOPY --what=1 a b", "line 2: unknown flag: --what"),
+        ("FROM x\nRUN --mount=type=cache,target=/c a", "line 2: --mount needs BuildKit, which is not served"),
+        ("FROM x\nCOPY --parents a b", "line 2: --parents needs BuildKit"),
+        ("FROM x\nONBUILD RUN <<-E\na\n\tE", "line 2: here-documents need BuildKit"),
+        ("FROM x\nRUN <<EOF\nFOO\nEOF", "line 2: here-documents need BuildKit, which is not served yet"),
+        ("FROM x\nUSER a\nRUN cat 3<<'E' \\\n >x\nb\nE", "line 3: here-documents need BuildKit"),
+        ('FROM x\nCOPY <<"E" <<F /x/\na\nF\n', "line 2: here-documents need BuildKit"),
         ("FROM x\nCOPY --from a b", "line 2: missing a value on flag: --from"),
         ("FROM x\nWORKDIR", "line 2: WORKDIR requires at least one argument"),
         ("FROM x\nSHELL bash", "line 2: SHELL requires"),
@@ -44,6 +50,12 @@ def test_text_that_is_no_valid_json_is_the_shell_form() -> None:
 def test_mistakes_name_the_line(text: str, problem: str) -> None:
     with pytest.raises(InvalidArgument, match=problem):
         parse_dockerfile(text)
+
+
+@pytest.mark.parametrize("command", ["echo $((1<<n)) $(( 1 << n ))", "cat <<<n", "sh -c 'cat <<m'", "a << n"])
+def test_what_only_looks_like_a_here_document(command: str) -> None:
+    (_, run, *_) = parse_dockerfile(f"FROM x\nRUN {command} && \\\nn\n").instructions
+    assert run.text.startswith(command)
 
 
 VARIABLES = {"a": "1", "empty": "", "path": "/x"}

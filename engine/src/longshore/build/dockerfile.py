@@ -35,10 +35,16 @@ FLAGS: dict[str, frozenset[str]] = {
     "WORKDIR": frozenset(),
 }
 BOOLEAN = frozenset({"link"})
+BUILDKIT_FLAGS: dict[str, frozenset[str]] = {
+    "ADD": frozenset({"exclude", "keep-git-dir", "unpack"}),
+    "COPY": frozenset({"exclude", "parents"}),
+    "RUN": frozenset({"device", "mount", "security"}),
+}
 # In these a JSON array is the exec form; elsewhere it is ordinary text.
 JSON_FORMS = frozenset({"ADD", "CMD", "COPY", "ENTRYPOINT", "RUN", "SHELL", "VOLUME"})
 
 _DIRECTIVE = re.compile(r"#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*$")
+_HERE_DOCUMENT = re.compile(r"""\s\d*<<-?(["']?)([A-Za-z_]\w*)\1""")
 _FLAG = re.compile(r"--([a-z-]+)(?:=(\S*))?(?:\s+|$)")
 
 
@@ -72,12 +78,24 @@ def parse_dockerfile(text: str) -> Dockerfile:
     """Raises InvalidArgument ("dockerfile parse error line N: …") for what is no Dockerfile."""
     text = text.removeprefix("\ufeff")
     escape = _escape_directive(text)
-    instructions = tuple(
-        parse_instruction(line, logical) for line, logical in _logical_lines(text.splitlines(), escape)
-    )
+    lines = text.splitlines()
+    instructions: list[Instruction] = []
+    for line, logical in _logical_lines(lines, escape):
+        instructions.append(parse_instruction(line, logical))
+        _refuse_here_document(instructions[-1], lines)
     if not instructions:
         raise InvalidArgument("the Dockerfile cannot be empty", hint="begin it with FROM")
-    return Dockerfile(instructions, escape)
+    return Dockerfile(tuple(instructions), escape)
+
+
+def _refuse_here_document(instruction: Instruction, lines: list[str]) -> None:
+    """Its lines would be taken for instructions. Without the line that ends it, it is the shell's business."""
+    if instruction.keyword not in ("ADD", "COPY", "ONBUILD", "RUN"):
+        return
+    following = {line.strip() for line in lines[instruction.line :]}
+    for found in _HERE_DOCUMENT.finditer(f" {instruction.text}"):
+        if found[2] in following:
+            raise instruction.error("here-documents need BuildKit, which is not served yet")
 
 
 def parse_instruction(line: int, logical: str) -> Instruction:
@@ -144,6 +162,8 @@ def _take_flags(instruction: Instruction) -> tuple[dict[str, str], str]:
         if match is None:
             break
         name, value = match[1], match[2]
+        if name in BUILDKIT_FLAGS.get(instruction.keyword, ()):
+            raise instruction.error(f"--{name} needs BuildKit, which is not served yet")
         if name not in known:
             raise instruction.error(f"unknown flag: --{name}")
         if value is None and name not in BOOLEAN:
