@@ -52,6 +52,7 @@ def test_large_output_arrives_whole(daemon: Any) -> None:
         (("127.0.0.1:1/none/such:1", "true"), 125, ""),
         (("--name", "bad name!", "busybox", "true"), 125, "Invalid container name"),
         (("-p", "99999:80", "busybox", "true"), 125, "99999"),
+        (("-p", "[::1]:9000:80", "busybox", "true"), 125, "IPv6 addresses is not supported yet"),
         (("--memory", "1k", "busybox", "true"), 125, "6MB"),
         (("--network", "nosuch", "busybox", "true"), 125, "nosuch"),
         (("--ulimit", "nosuch=1", "busybox", "true"), 125, "nosuch"),
@@ -371,6 +372,19 @@ def test_a_published_port_is_reached(daemon: Any) -> None:
         except OSError:
             time.sleep(0.1)
     raise AssertionError("nobody answers on the published port")
+
+
+def test_the_storage_driver_has_one_name(daemon: Any) -> None:
+    identifier = daemon.docker("create", "busybox").out.strip()
+    assert daemon.docker("info", "--format", "{{.Driver}}").out == "overlay2\n"
+    for name in (identifier, "busybox"):
+        assert daemon.docker("inspect", "--format", "{{.GraphDriver.Name}}", name).out == "overlay2\n"
+
+
+def test_refused_volume_options_are_named(daemon: Any) -> None:
+    refused = daemon.docker("volume", "create", "-o", "type=nfs", "-o", "device=:/x", check=False)
+    assert refused.code == 1
+    assert "invalid volume options: device, type" in refused.err
 
 
 def test_volumes_networks_cp_and_events(daemon: Any, tmp_path: Path) -> None:

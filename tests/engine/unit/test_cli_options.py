@@ -321,7 +321,20 @@ def test_a_container_line_has_dockers_columns() -> None:
         "web",
     )
     assert row["Ports"] == "0.0.0.0:8080->80/tcp"
+    assert row["CreatedAt"] == "1970-01-01 00:00:00 +0000 UTC"
+    assert (row["Image"], row["Mounts"]) == ("busybox", "")
     assert port_text([{"PrivatePort": 53, "Type": "udp"}]) == "53/udp"
+
+
+def test_a_container_line_is_short_where_docker_is() -> None:
+    image = "sha256:" + "abc" * 21 + "d"
+    mounts = [{"Type": "tmpfs", "Source": ""}, {"Name": "v" * 64}, {"Source": "/a/folder"}]
+    view = {"Id": "f" * 64, "Image": image, "ImageID": image, "Command": "", "Created": 0, "Status": "",
+            "State": "", "Names": ["/x"], "Mounts": mounts}  # fmt: skip
+    row = container_row(view, truncate=True)
+    assert (row["Image"], row["Mounts"]) == ("abcabcabcabc", f"{'v' * 14}…,/a/folder")
+    row = container_row(view, truncate=False)
+    assert (row["Image"], row["Mounts"]) == (image, f"{'v' * 64},/a/folder")
 
 
 def test_images_show_a_line_per_tag() -> None:

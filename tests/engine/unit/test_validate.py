@@ -61,6 +61,7 @@ def request(host: dict[str, Any] | None = None, **config: Any) -> CreateRequest:
         ({"PortBindings": {"80/tcp": [{"HostPort": "70000"}]}}, "invalid HostPort"),
         ({"PortBindings": {"80/icmp": [{"HostPort": "70"}]}}, "invalid port specification: '80/icmp'"),
         ({"PortBindings": {"80/tcp": [{"HostIp": "localhost"}]}}, "invalid HostIp"),
+        ({"PortBindings": {"80/tcp": [{"HostIp": "::1"}]}}, "publishing on IPv6 addresses is not supported"),
         ({"NetworkMode": "container:x", "PortBindings": {"80/tcp": []}}, "conflicting options"),
         ({"IpcMode": "bogus"}, "invalid IpcMode"),
         ({"PidMode": "container:"}, "invalid PidMode"),

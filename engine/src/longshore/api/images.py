@@ -9,6 +9,7 @@ import msgspec
 
 from longshore.api.http import AnyReply, Reply, Request, Route, Stream
 from longshore.api.progress import progress_stream
+from longshore.core.containers.inspect import DRIVER
 from longshore.core.images import Image, Progress
 from longshore.errors import InvalidArgument, Unsupported
 from longshore.oci.changes import apply_change
@@ -89,7 +90,7 @@ def inspect_view(image: Image, version: tuple[int, int]) -> dict[str, Any]:
         "Architecture": config.architecture,
         "Os": config.os,
         "Size": image.size,
-        "GraphDriver": {"Data": None, "Name": "overlay2"},
+        "GraphDriver": {"Data": None, "Name": DRIVER},
         "RootFS": {"Type": "layers", "Layers": [str(layer.diff_id) for layer in image.layers]},
         "Metadata": {"LastTagTime": "0001-01-01T00:00:00Z"},
     }

@@ -13,8 +13,10 @@ from longshore.cli.output import (
     ellipsis,
     human_size,
     items,
+    moment,
     parse_filters,
     render,
+    short_id,
     show,
 )
 from longshore.cli.terminal import Demultiplexer, write_all
@@ -49,12 +51,16 @@ def container_row(view: Mapping[str, Any], *, truncate: bool) -> dict[str, Any]:
     """One line of `ps`, with the field names that docker's templates know."""
     command = view["Command"]
     labels: dict[str, str] = view.get("Labels") or {}
+    image: str = view["Image"]
+    if truncate and short_id(image) == short_id(view.get("ImageID", "")):
+        image = short_id(image)  # its tag has gone to another image
+    mounts = [str(mount.get("Name") or mount.get("Source") or "") for mount in items(view, "Mounts")]
     networks: dict[str, Any] = (view.get("NetworkSettings") or {"Networks": None})["Networks"] or {}
     return {
         "ID": view["Id"][:12] if truncate else view["Id"],
-        "Image": view["Image"],
+        "Image": image,
         "Command": f'"{ellipsis(command, 20) if truncate else command}"',
-        "CreatedAt": view["Created"],
+        "CreatedAt": moment(view["Created"]),
         "RunningFor": age_of(view["Created"]),
         "Status": view["Status"],
         "State": view["State"],
@@ -62,7 +68,7 @@ def container_row(view: Mapping[str, Any], *, truncate: bool) -> dict[str, Any]:
         "Names": ",".join(name.removeprefix("/") for name in view["Names"]),
         "Labels": ",".join(f"{key}={value}" for key, value in sorted(labels.items())),
         "Networks": ",".join(sorted(networks)),
-        "Mounts": ",".join(str(mount.get("Name") or mount.get("Source")) for mount in items(view, "Mounts")),
+        "Mounts": ",".join(ellipsis(name, 15) if truncate else name for name in mounts if name),
         "Size": f"{human_size(view.get('SizeRw', 0))} (virtual {human_size(view.get('SizeRootFs', 0))})",
     }
 

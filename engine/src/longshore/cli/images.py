@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,7 +10,17 @@ import click
 
 from longshore.cli.client import Client, segment
 from longshore.cli.context import client, each, filter_option, format_option
-from longshore.cli.output import Progress, age_of, ellipsis, human_size, items, parse_filters, short_id, show
+from longshore.cli.output import (
+    Progress,
+    age_of,
+    ellipsis,
+    human_size,
+    items,
+    moment,
+    parse_filters,
+    short_id,
+    show,
+)
 
 _PIECE = 1 << 20
 
@@ -78,9 +87,7 @@ def image_rows(view: Mapping[str, Any], *, truncate: bool) -> list[dict[str, Any
                 "Digest": by_name.get(repository, "<none>"),
                 "ID": short_id(view["Id"]) if truncate else view["Id"],
                 "CreatedSince": age_of(view["Created"]),
-                "CreatedAt": datetime.fromtimestamp(view["Created"], UTC).strftime(
-                    "%Y-%m-%d %H:%M:%S +0000 UTC"
-                ),
+                "CreatedAt": moment(view["Created"]),
                 "Size": human_size(view["Size"]),
             }
         )

@@ -5,7 +5,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import click
@@ -61,6 +61,11 @@ def age_of(created: int | float | str) -> str:
         except ValueError:
             return "N/A"
     return f"{human_age(max(0.0, time.time() - created))} ago" if created > 0 else "N/A"
+
+
+def moment(created: int) -> str:
+    """As Go prints a time, in UTC: "2026-11-22 07:30:50 +0000 UTC"."""
+    return datetime.fromtimestamp(created, UTC).strftime("%Y-%m-%d %H:%M:%S +0000 UTC")
 
 
 def short_id(identifier: str) -> str:

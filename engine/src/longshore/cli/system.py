@@ -46,7 +46,7 @@ def version_command(format: str) -> None:
 def _facts(value: dict[str, Any], names: tuple[str, ...]) -> None:
     for name in names:
         if value.get(name) not in (None, ""):
-            click.echo(f" {name + ':':<18}{value[name]}")
+            click.echo(f" {name + ':':<20}{value[name]}")
 
 
 @click.command("info")
@@ -76,10 +76,10 @@ def info_command(format: str) -> None:
             "NCPU",
         ),
     )
-    click.echo(f" {'Total Memory:':<18}{human_size(value.get('MemTotal', 0), binary=True)}")
+    click.echo(f" {'Total Memory:':<20}{human_size(value.get('MemTotal', 0), binary=True)}")
     _facts(value, ("DockerRootDir",))
     for option in items(value, "SecurityOptions"):
-        click.echo(f" {'Security:':<18}{option}")
+        click.echo(f" {'Security:':<20}{option}")
     for warning in items(value, "Warnings"):
         click.echo(f"WARNING: {warning}", err=True)
 

@@ -64,9 +64,13 @@ def _host_port(text: str, offset: int, length: int) -> str:
 def _check_address(text: str) -> None:
     if text:
         try:
-            ipaddress.ip_address(text)
+            address = ipaddress.ip_address(text)
         except ValueError as cause:
             raise InvalidArgument(f"invalid HostIp {text!r} in HostConfig.PortBindings") from cause
+        if address.version == 6:
+            raise InvalidArgument(
+                "publishing on IPv6 addresses is not supported yet", detail=f"HostIp {text} in PortBindings"
+            )
 
 
 def plan_mappings(

@@ -14,12 +14,12 @@ from typing import Any
 
 import longshore
 from longshore.core.clock import now, parse_rfc3339
+from longshore.core.containers.inspect import DRIVER
 from longshore.core.containers.parts import Parts
 from longshore.core.validate import available_cpus
 from longshore.errors import EngineError
 from longshore.runtime.cgroup_layout import layout
 
-DRIVER = "overlayfs"
 API_VERSION, OLDEST_API = "1.47", "1.24"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 _LOG_DRIVERS = ["json-file", "none"]

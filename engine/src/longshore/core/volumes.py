@@ -61,7 +61,7 @@ class Volumes:
             )
         if request.driver_opts:
             raise InvalidArgument(
-                f"invalid volume option {min(request.driver_opts)!r}",
+                f"invalid volume options: {', '.join(sorted(request.driver_opts))}",
                 hint="the local driver takes no options here",
             )
         name = request.name or secrets.token_hex(32)

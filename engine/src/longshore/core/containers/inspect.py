@@ -12,7 +12,7 @@ from longshore.core.ports import expand_exposed
 from longshore.core.spec import security_options
 from longshore.network.model import Endpoint
 
-DRIVER = "overlayfs"
+DRIVER = "overlay2"  # the name that Docker's clients know for what overlayfs does here
 ANY = "0.0.0.0"
 
 # Fields that Docker leaves out when they are empty ("omitempty").
