@@ -8,6 +8,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = ROOT / ".venv/bin"
+PLACES = [
+    Path("/run/longshore"),
+    Path("/var/lib/longshore"),
+    Path("/var/cache/longshore"),
+    Path.home() / ".pymachine",
+]
 
 
 def make(target: str) -> str:
@@ -29,11 +35,7 @@ def made_by_the_demo() -> list[str]:
         for link in [path.name for path in Path("/sys/class/net").iterdir()]
         if link.startswith(("longshore", "ls"))
     ]
-    found += [
-        str(path)
-        for path in (Path("/run/longshore"), Path("/var/lib/longshore"), ROOT / "build/demo")
-        if path.exists()
-    ]
+    found += [str(path) for path in (*PLACES, ROOT / "build/demo") if path.exists()]
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = process.read_bytes().split(b"\0")
@@ -48,6 +50,7 @@ def made_by_the_demo() -> list[str]:
 def test_the_main_job() -> None:
     if Path("/run/longshore/longshore.sock").exists():
         pytest.fail("an engine runs on this machine already; `make demo-clean` or stop it first")
+    before = made_by_the_demo()
     try:
         first = make("demo")
         assert "failed=0" in first
@@ -58,4 +61,4 @@ def test_the_main_job() -> None:
         assert "2 reused" in second
     finally:
         make("demo-clean")
-    assert made_by_the_demo() == []
+    assert made_by_the_demo() == before

@@ -26,7 +26,9 @@ BIN = ROOT / ".venv/bin"
 WORK = ROOT / "build/demo"
 STATE = WORK / "state.json"
 SOCKET = Path("/run/longshore/longshore.sock")
-DATA = Path("/var/lib/longshore")
+# What the engine and pymachine make outside of this checkout. `--clean` removes those that the demo found missing.
+STORE = Path(os.environ.get("PYMACHINE_STORAGE_PATH") or Path.home() / ".pymachine")
+PLACES = (Path("/var/lib/longshore"), SOCKET.parent, Path("/var/cache/longshore"), STORE)
 HOSTS = ("web1", "web2")
 BASE = "debian:bookworm"
 IMAGE = "hello:latest"
@@ -85,10 +87,6 @@ def start_engine() -> str:
     """The engine that serves the default socket: the running one, or one started from this checkout."""
     if answers():
         return "already running"
-    write_state(
-        made_data=read_state().get("made_data") or not DATA.exists(),
-        made_etc=not Path("/etc/longshore").exists(),
-    )
     log = (WORK / "longshored.log").open("ab")
     process = subprocess.Popen(
         [BIN / "longshored"],
@@ -133,17 +131,18 @@ def machine_ip(name: str) -> str:
 
 
 def make_hosts() -> str:
+    """Create what is missing, go on with a create that was interrupted, start what is stopped."""
     made = 0
     for name in HOSTS:
         status = subprocess.run(
             [BIN / "pymachine", "status", name], check=False, capture_output=True, text=True
         )
-        if status.returncode != 0:
+        if status.returncode != 0 or (STORE / "machines" / name / "create.journal").exists():
+            write_state(hosts=sorted({*read_state().get("hosts", []), name}))
             run(BIN / "pymachine", "create", "--driver", "local", name)
             made += 1
         elif status.stdout.strip() != "Running":
             run(BIN / "pymachine", "start", name)
-    write_state(hosts=list(HOSTS))
     return f"{made} created, {len(HOSTS) - made} reused"
 
 
@@ -227,7 +226,8 @@ def table(times: Times, reports: list[dict[str, dict[str, Any]]], hosts: list[tu
 
 def demo() -> None:
     times = Times()
-    WORK.mkdir(parents=True, exist_ok=True)
+    if "made" not in read_state():
+        write_state(made=[str(place) for place in PLACES if not place.exists()])
     with times.step("engine on this machine") as notes:
         notes.append(start_engine())
     with times.step(f"base image {BASE}") as notes:
@@ -258,24 +258,35 @@ def demo() -> None:
 
 
 def clean() -> None:
-    """Remove the hosts, the images, the engine and its data, as far as the demo made them."""
+    """Remove the hosts, the images, the engine and its data, as far as the demo made them and nobody else uses them."""
     state = read_state()
+    others = ""
     if answers():
         for name in state.get("hosts", []):
             run(BIN / "pymachine", "rm", "-f", "-y", name)
         for image in (IMAGE, MACHINE_IMAGE + ":debian-12", BASE):
             subprocess.run([BIN / "longshore", "rmi", "-f", image], check=False, capture_output=True)
-    pid = state.get("engine")
-    if pid and "longshored" in command_of(pid):
-        os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + 30
-        while command_of(pid) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        if state.get("made_data"):
-            shutil.rmtree(DATA, ignore_errors=True)
-            shutil.rmtree(SOCKET.parent, ignore_errors=True)
+        others = subprocess.run(
+            [BIN / "longshore", "ps", "-aq"], check=False, capture_output=True, text=True
+        ).stdout.strip()
+    if others:
+        print(f"demo: the engine and its data stay: {len(others.split())} containers are not the demo's")
+    else:
+        stop_engine(state.get("engine", 0))
+        for place in map(Path, state.get("made", [])):
+            if place != STORE or not any((STORE / "machines").glob("*")):
+                shutil.rmtree(place, ignore_errors=True)
     shutil.rmtree(WORK, ignore_errors=True)
     print("demo: removed")
+
+
+def stop_engine(pid: int) -> None:
+    if not pid or "longshored" not in command_of(pid):
+        return
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + 30
+    while command_of(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def command_of(pid: int) -> str:
