@@ -83,8 +83,10 @@ class Host:
                     f"link {request.bridge} exists and is no bridge", hint="name another with --bridge"
                 )
             address = self._choose_address(request, link)
+            # Not the link's own one: a bridge without ports goes back to 1500 by itself
+            mtu = request.mtu or self.default_mtu()
             if link is None:
-                link = self._create_bridge(request.bridge, address, request.mtu or self.default_mtu())
+                link = self._create_bridge(request.bridge, address, mtu)
             elif not link.flags & netlink.IFF_UP:
                 self.route.perform(netlink.set_up(link.index, name=link.name))
             # replies to local programs arrive here for 127.0.0.1; rules.py says what guards it
@@ -94,7 +96,7 @@ class Host:
             bridge=request.bridge,
             subnet=str(address.network),
             gateway=str(address.ip),
-            mtu=request.mtu or link.mtu,
+            mtu=mtu,
         )
 
     def _create_bridge(self, name: str, address: IPv4Interface, mtu: int) -> Link:

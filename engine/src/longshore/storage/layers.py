@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from longshore.errors import NotFound
+from longshore.errors import NotFound, OutOfSpace
 from longshore.oci.descriptor import OCI_LAYER_GZIP, Descriptor
 from longshore.oci.digest import Digest, parse_digest, sha256_of
 from longshore.storage.compression import LayerSink
@@ -189,9 +189,13 @@ class LayerStore:
         if not fresh:
             return
         os.sync()
-        for path in fresh:
-            if meta := self._load(path):
-                self._save(path, msgspec.structs.replace(meta, settled=True))
+        try:
+            with space_errors(self._meta):
+                for path in fresh:
+                    if meta := self._load(path):
+                        self._save(path, msgspec.structs.replace(meta, settled=True))
+        except OutOfSpace:
+            pass  # noted the next time, at the latest when the daemon ends
 
     def _publish(self, directory: Path, diff_id: Digest, *, entries: int, size: int) -> None:
         name = self.name(diff_id)

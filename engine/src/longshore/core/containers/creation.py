@@ -133,13 +133,14 @@ class Creator:
             }
             record.mounts = await self._prepare_mounts(record, image, undo)
             container = parts.store.revive(record)
-            # From here to the end of the transaction nothing waits, so nobody sees half of it.
+            # From here on nothing waits, so nobody sees half of it.
             with parts.volumes.transaction():
                 parts.images.get(record.image_id)  # not removed while we prepared
                 for mount in record.mounts:
                     if mount.type == "volume" and mount.name:
                         parts.volumes.create(VolumeRequest(name=mount.name), anonymous=mount.anonymous)
                 parts.store.insert(container)
+            parts.store.remember(container)
             undo.pop_all()
         return container
 

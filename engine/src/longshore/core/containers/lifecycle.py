@@ -132,7 +132,7 @@ class Lifecycle:
         state.error = record.error
         state.oom_killed = record.oom_killed
         state.finished_at = record.finished_at
-        parts.store.save(container)
+        parts.store.settle(container)
         if record.oom_killed:
             parts.announce(container, "oom")
         parts.announce(container, "die", exitCode=str(record.code), execDuration=str(int(lasted)))
@@ -178,7 +178,7 @@ class Lifecycle:
                 )
             ):
                 state.status = "restarting"
-                self._parts.store.save(container)
+                self._parts.store.settle(container)
                 self._schedule_restart(container, 0.0)
 
     def _cancel_restart(self, container: Container) -> None:
@@ -246,7 +246,7 @@ class Lifecycle:
     def _stopped_by_user(self, container: Container) -> None:
         self._cancel_restart(container)
         container.state.stopped_by_user = True
-        self._parts.store.save(container)
+        self._parts.store.settle(container)
 
     async def _gave_up_restart(self, container: Container) -> bool:
         """Whether the container was between two tries of its restart policy and is stopped by that now.
@@ -336,7 +336,7 @@ class Lifecycle:
                 raise Conflict(self._running_text(container, container.state.status))
             self._cancel_restart(container)
             container.state.status = "removing"
-            self._parts.store.save(container)
+            self._parts.store.settle(container)  # removing makes the room that a full disk lacks
             await self.destroy(container, volumes=volumes)
 
     async def destroy(self, container: Container, *, volumes: bool) -> None:

@@ -1,5 +1,6 @@
 """Where containers are kept and found: the table, and the live objects by id and name."""
 
+import logging
 import sqlite3
 from collections.abc import Iterator, Sequence
 
@@ -9,7 +10,9 @@ from longshore.core.containers.container import Container
 from longshore.core.containers.paths import Paths
 from longshore.core.containers.record import Record
 from longshore.core.database import Database
-from longshore.errors import Conflict, InvalidArgument, NotFound
+from longshore.errors import Conflict, InvalidArgument, NotFound, OutOfSpace
+
+log = logging.getLogger(__name__)
 
 _SCHEMA = (
     "CREATE TABLE containers (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, document TEXT NOT NULL) WITHOUT ROWID",
@@ -27,13 +30,13 @@ class ContainerStore:
         self._by_name: dict[str, Container] = {}
         self._reserved: dict[str, str] = {}  # names of containers that are being made, to their ids
         for row in database.all("SELECT document FROM containers"):
-            self._remember(self.revive(msgspec.json.decode(str(row["document"]), type=Record)))
+            self.remember(self.revive(msgspec.json.decode(str(row["document"]), type=Record)))
 
     def revive(self, record: Record) -> Container:
         """The live object of a record; not stored yet."""
         return Container(record, self._paths.folder(record.id))
 
-    def _remember(self, container: Container) -> None:
+    def remember(self, container: Container) -> None:
         self._by_id[container.id] = container
         self._by_name[container.name] = container
 
@@ -78,6 +81,7 @@ class ContainerStore:
         self._reserved.pop(name, None)
 
     def insert(self, container: Container) -> None:
+        """Into the table only: `remember` it once the transaction around has succeeded."""
         record = container.record
         self._database.execute(
             "INSERT INTO containers (id, name, document) VALUES (?, ?, ?)",
@@ -85,17 +89,31 @@ class ContainerStore:
             record.name,
             _encode(record),
         )
-        self._remember(container)
 
     def save(self, *containers: Container) -> None:
         """All or none. Nothing happens for a container that is removed already."""
-        with self._database.transaction():
+        if len(containers) == 1:  # without a transaction, which a full disk would roll back
+            self._update(containers[0])
+            return
+        with self._database.transaction(urgent=True):
             for container in containers:
-                record = container.record
-                if record.id in self._by_id:
-                    self._database.execute(
-                        "UPDATE containers SET document = ? WHERE id = ?", _encode(record), record.id
-                    )
+                self._update(container)
+
+    def _update(self, container: Container) -> None:
+        record = container.record
+        if record.id in self._by_id:
+            self._database.execute(
+                "UPDATE containers SET document = ? WHERE id = ?", _encode(record), record.id
+            )
+
+    def settle(self, container: Container) -> None:
+        """Save what has happened already. With a full disk it stays in memory until the next save, and a daemon that
+        starts again finds it in the exit record.
+        """
+        try:
+            self.save(container)
+        except OutOfSpace as error:
+            log.error("container %s: its state is not saved: %s", container.name, error)
 
     def rename(self, container: Container, name: str) -> None:
         """`name` must be reserved by the caller."""
@@ -107,7 +125,7 @@ class ContainerStore:
                 _encode(container.record),
                 container.id,
             )
-        except sqlite3.Error:
+        except (sqlite3.Error, OutOfSpace):
             container.record.name = old
             raise
         self._by_name.pop(old, None)
