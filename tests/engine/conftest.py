@@ -58,6 +58,7 @@ class DaemonUnderTest:
         self.flags = flags
         self.process: subprocess.Popen[bytes] | None = None
         self.images = load_helper("images")
+        self.seen: set[str] = set()  # ids of the containers it ever had, see machine_state
 
     @property
     def command(self) -> list[str]:
@@ -244,6 +245,17 @@ def daemon() -> Iterator[DaemonUnderTest]:
     try:
         under_test.start()
         under_test.load()
+        yield under_test
+    finally:
+        under_test.clean()
+
+
+@pytest.fixture(scope="module")
+def module_daemon() -> Iterator[DaemonUnderTest]:
+    """A daemon of special making for the tests of one file. Not started yet."""
+    need_root()
+    under_test = DaemonUnderTest(2)
+    try:
         yield under_test
     finally:
         under_test.clean()

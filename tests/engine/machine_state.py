@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from longshore.cli.client import Client
+
 CGROUPS = Path("/sys/fs/cgroup")
 MARK = "LONGSHORE_TEST_RUN"  # in the environment of every program that a run of the tests started
 DEPTH = 4  # below a data root: names of layers and blobs, not the files inside of layers
@@ -122,12 +124,15 @@ def of_daemon(daemon: Any) -> State:
     """What this daemon has made: equal before and after a request that failed."""
     inside = str(daemon.folder)
     known = {each["Id"] for each in daemon.request("GET", "/containers/json?all=1")[1]}
-    foreign = others(os.environ.get(MARK, ""))
+    events = Client(daemon.host).request("GET", f"/events?since=1&until={int(time.time())}").read()
+    told = [json.loads(line) for line in events.splitlines()]
+    daemon.seen |= {event["Actor"]["ID"] for event in told if event["Type"] == "container"}
+    daemon.seen |= known
     table = _nft("list", "table", "ip", f"longshore-{daemon.bridge}")
     return {
         "containers": known,
         "mounts": {line for line in mounts() if inside in line},
-        "cgroups": {path for path in cgroups() if not foreign.own(path)},
+        "cgroups": {path for path in cgroups() if daemon.seen & set(path.split("/"))},
         "links": {name for name, master in links().items() if master == daemon.bridge},
         "nft": set(table.splitlines()),
         "data": files(daemon.data),
@@ -182,10 +187,10 @@ def of_machine(mark: str) -> State:
 
 
 def difference(before: State, after: State) -> dict[str, list[str]]:
-    """What is more or less, by kind; empty when equal."""
+    """What is more or less, by kind; empty when equal. Groups that go may be those of others, which end too."""
     found: dict[str, list[str]] = {}
     for kind in before:
-        gone = [f"- {name}" for name in sorted(before[kind] - after[kind])]
+        gone = [f"- {name}" for name in sorted(before[kind] - after[kind]) if kind != "cgroups"]
         new = [f"+ {name}" for name in sorted(after[kind] - before[kind])]
         if gone or new:
             found[kind] = gone + new
