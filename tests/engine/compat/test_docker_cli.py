@@ -374,6 +374,40 @@ def test_a_published_port_is_reached(daemon: Any) -> None:
     raise AssertionError("nobody answers on the published port")
 
 
+def test_groups_above_a_container_go_with_the_last_one(daemon: Any) -> None:
+    """Also when the first one, for which they were made, ends earlier; what was there before stays."""
+
+    def groups() -> set[str]:
+        roots = [Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()]
+        return {str(path) for root in roots for path in root.glob("lst-test*") if path.is_dir()}
+
+    ours = daemon.bridge.replace("lst", "lst-test")
+    other = next(path.parent for path in Path("/sys/fs/cgroup").glob("**/cgroup.procs")) / f"{ours}.other"
+    other.mkdir()
+    try:
+        before = groups()
+        for name in ("first", "second"):
+            daemon.docker(
+                "run",
+                "-d",
+                "--name",
+                name,
+                "--cgroup-parent",
+                f"{ours}.slice/inner",
+                "busybox",
+                "sleep",
+                "60",
+            )
+        daemon.docker("run", "--rm", "--cgroup-parent", other.name, "busybox", "true")
+        assert groups() > before
+        daemon.docker("rm", "-f", "first")
+        assert groups() > before
+        daemon.docker("rm", "-f", "second")
+        assert groups() == before
+    finally:
+        other.rmdir()
+
+
 def test_the_storage_driver_has_one_name(daemon: Any) -> None:
     identifier = daemon.docker("create", "busybox").out.strip()
     assert daemon.docker("info", "--format", "{{.Driver}}").out == "overlay2\n"

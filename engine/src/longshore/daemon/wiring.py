@@ -92,6 +92,7 @@ async def compose(settings: Settings, starting: Awaitable[Zygote]) -> AsyncGener
             events=events,
             paths=paths,
             defaults=core.Defaults(dns=settings.dns, dns_search=settings.dns_search),
+            cgroup_parents=core.CgroupParents(run / "cgroup-parents.json"),
         )
         containers = core.Containers(parts)
         stack.push_async_callback(containers.close)

@@ -12,6 +12,7 @@ import errno
 import os
 import signal
 import time
+from collections.abc import Iterable
 
 from longshore.errors import Conflict, InvalidArgument, StartFailed, Unsupported
 from longshore.kernel import cgroups as files
@@ -368,6 +369,27 @@ def remove(cgroup: str) -> None:
     deadline = time.monotonic() + _REMOVE_DEADLINE
     for hierarchy in layout().used():
         _remove_tree(hierarchy.path(cgroup), deadline)
+
+
+def missing_parents(cgroup: str) -> list[str]:
+    """Folders of the hierarchies that `create` would make above the group; the common parent is not one."""
+    names = cgroup.strip("/").split("/")[:-1]
+    above = ["/" + "/".join(names[: depth + 1]) for depth in range(len(names))]
+    paths = [hierarchy.path(group) for hierarchy in layout().used() for group in above if group != PARENT]
+    return [path for path in paths if not os.path.isdir(path)]  # noqa: PTH112
+
+
+def remove_empty(paths: Iterable[str]) -> list[str]:
+    """Remove groups that have neither processes nor children, the deepest first; returns those still there."""
+    left: list[str] = []
+    for path in sorted(paths, key=len, reverse=True):
+        try:
+            os.rmdir(path)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            left.append(path)
+    return left
 
 
 def remove_parent() -> None:

@@ -1,6 +1,7 @@
 """Containers: the use cases (`Containers`) and the live object (`Container`)."""
 
 from longshore.core.containers.attach import Attachment
+from longshore.core.containers.cgroup_parents import CgroupParents
 from longshore.core.containers.container import Container, ExitStatus
 from longshore.core.containers.facade import Containers
 from longshore.core.containers.parts import Defaults, Parts
@@ -10,6 +11,7 @@ from longshore.core.containers.streams import LogOptions
 
 __all__ = [
     "Attachment",
+    "CgroupParents",
     "Container",
     "ContainerStore",
     "Containers",

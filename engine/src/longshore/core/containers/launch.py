@@ -20,6 +20,7 @@ from longshore.core.containers.record import Record
 from longshore.core.model import LogConfig
 from longshore.core.validate import log_limits
 from longshore.errors import Conflict, InvalidArgument, NotFound
+from longshore.runtime.cgroups import cgroup_path
 from longshore.runtime.client import Monitor
 from longshore.runtime.messages import Launch, LogTarget, OverlayRoot
 
@@ -41,6 +42,9 @@ class Launcher:
             parts.store.save(container)  # a daemon that dies from here on finds what to give back
             launch = self._plan(record)
             undo.callback(_remove_if_empty, parts.paths.state(record.id))
+            if record.host_config.cgroup_parent:
+                parts.cgroup_parents.expect(cgroup_path(launch.spec, record.id))
+                undo.callback(parts.cgroup_parents.tidy)
             monitor = await parts.zygote.launch(launch)
             undo.push_async_callback(monitor.abandon)
             await self._connect(record, monitor)

@@ -118,6 +118,7 @@ class Lifecycle:
         self._prober.end(container)
         container.monitor = None
         await release_endpoints(parts, container)
+        parts.cgroup_parents.tidy()
         lasted = max(0, parse_rfc3339(record.finished_at) - parse_rfc3339(state.started_at)) / 1e9
         again = restarts_after_exit(
             container.record.host_config.restart_policy,

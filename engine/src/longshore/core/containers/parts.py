@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from longshore.core.containers.cgroup_parents import CgroupParents
 from longshore.core.containers.paths import Paths
 from longshore.core.containers.store import ContainerStore
 from longshore.core.events import EventBus
@@ -41,6 +42,7 @@ class Parts:
     events: EventBus
     paths: Paths
     defaults: Defaults
+    cgroup_parents: CgroupParents
 
     def announce(self, container: "Container", action: str, **attributes: str) -> None:
         """Tell an event of a container, with Docker's attributes: image, name, its labels."""

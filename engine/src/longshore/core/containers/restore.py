@@ -47,6 +47,7 @@ class Restorer:
             if container.state.status == "removing":
                 await self._lifecycle.destroy(container, volumes=container.record.host_config.auto_remove)
         await asyncio.to_thread(self._sweep)
+        parts.cgroup_parents.tidy()
         for container in containers:
             if container.running:
                 self._lifecycle.adopt(container)
