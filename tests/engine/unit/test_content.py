@@ -1,5 +1,6 @@
 import errno
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,23 @@ def test_volumes(tmp_path: Path) -> None:
     for bad in ("", "a", ".x", "../x", "a/b", "x" * 256):
         with pytest.raises(InvalidArgument):
             volumes.create(bad)
+
+
+def test_the_files_of_removed_volumes_go_in_the_background(tmp_path: Path) -> None:
+    def wait_for_nothing() -> None:
+        deadline = time.monotonic() + 10
+        while list(tmp_path.iterdir()):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+    volumes = VolumeStore(tmp_path)
+    for _ in range(3):  # the same name again, while the one before may still be going
+        (volumes.create("data") / "f").write_bytes(b"123")
+        volumes.remove("data")
+    wait_for_nothing()
+    (tmp_path / ".removing-x" / "_data").mkdir(parents=True)  # left by a process that ended
+    assert VolumeStore(tmp_path).list() == []
+    wait_for_nothing()
 
 
 def test_a_tree_deeper_than_any_path_is_removed(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """Local volumes: plain directories `<root>/<name>/_data`, as Docker's local driver lays them out."""
 
+import logging
 import re
+import secrets
+import threading
 from pathlib import Path
 
 from longshore.errors import InvalidArgument, NotFound
@@ -9,16 +12,21 @@ from longshore.storage.trees import remove_tree, tree_size
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _MAX_NAME = 255
+_TRASH = ".removing-"
+log = logging.getLogger("longshore.storage")
 
 
 class VolumeStore:
-    """All calls block on the disk. What a crash left half removed goes when the store opens."""
+    """All calls block on the disk, but the files of a removed volume go in the background: where the file system
+    discards freed blocks at once, that takes seconds for a large one. What an end of the process leaves of them
+    goes after the store has opened again.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         root.mkdir(parents=True, exist_ok=True, mode=0o701)  # containers' users pass through, nobody lists
-        for leftover in root.glob(".removing-*"):
-            remove_tree(leftover)
+        for leftover in root.glob(f"{_TRASH}*"):
+            _remove_later(leftover)
 
     def create(self, name: str) -> Path:
         """The volume's directory, made if needed. Raises InvalidArgument for a bad name, OutOfSpace."""
@@ -41,13 +49,12 @@ class VolumeStore:
 
     def remove(self, name: str) -> None:
         """Delete the volume with its contents. Twice is fine."""
-        base = self._path(name).parent
-        trash = self.root / f".removing-{name}"
+        trash = self.root / f"{_TRASH}{secrets.token_hex(8)}"
         try:
-            base.rename(trash)
+            self._path(name).parent.rename(trash)
         except FileNotFoundError:
-            pass
-        remove_tree(trash)
+            return
+        _remove_later(trash)
 
     def size(self, name: str) -> int:
         """Bytes of the files inside; 0 for a volume that is gone."""
@@ -65,3 +72,15 @@ class VolumeStore:
                 hint="if you intended to pass a host directory, use an absolute path",
             )
         return self.root / name / "_data"
+
+
+def _remove_later(tree: Path) -> None:
+    """In a thread that the end of the process does not wait for."""
+
+    def work() -> None:
+        try:
+            remove_tree(tree)
+        except OSError as error:
+            log.warning("cannot remove %s: %s", tree, error.strerror)
+
+    threading.Thread(target=work, name="removal of a volume", daemon=True).start()
