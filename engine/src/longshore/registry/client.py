@@ -307,18 +307,27 @@ class _Pull:
         self.progress({"status": f"Pulling from {self.reference.path}", "id": tag})
         named = sha256_of(data)
         descriptor = Descriptor(media_type=kind, digest=str(named), size=len(data))
-        parsed = parse_manifest(data, kind)
+        parsed = self.parse(data, kind)
         if isinstance(parsed, Index):
             chosen = parsed.choose(parse_platform(self.platform))
             data, kind = await self.document(f"manifests/{chosen.digest}", chosen.blob)
             descriptor = msgspec.structs.replace(chosen, media_type=kind or chosen.media_type, size=len(data))
-            parsed = parse_manifest(data, kind)
+            parsed = self.parse(data, kind)
         if not isinstance(parsed, Manifest):
             raise InvalidArgument("invalid index", detail="it names another index for this platform")
         self.sink.put(data)
         config = await self.small_blob(parsed.config)
         await self.layers(parsed.layers)
         return Pulled(data, descriptor, config, tuple(parsed.layers), named)
+
+    def parse(self, data: bytes, kind: str) -> Manifest | Index:
+        """What the registry said; a message about nonsense tells whose it is."""
+        try:
+            return parse_manifest(data, kind)
+        except InvalidArgument as cause:
+            raise InvalidArgument(
+                f"{self.reference.familiar} of {self.reference.domain}", detail=str(cause)
+            ) from cause
 
     async def document(self, tail: str, expected: Digest | None) -> tuple[bytes, str]:
         """A manifest or index and its media type; refused when it is not what the digest says."""
