@@ -16,8 +16,24 @@ MACHINE = platform.machine()
 
 # Calls before 424 differ by architecture; later ones have one number everywhere (asm-generic/unistd.h).
 _OLD_NUMBERS = {
-    "x86_64": {"pivot_root": 155, "seccomp": 317, "bpf": 321, "capget": 125, "capset": 126, "keyctl": 250},
-    "aarch64": {"pivot_root": 41, "seccomp": 277, "bpf": 280, "capget": 90, "capset": 91, "keyctl": 219},
+    "x86_64": {
+        "pivot_root": 155,
+        "seccomp": 317,
+        "bpf": 321,
+        "capget": 125,
+        "capset": 126,
+        "keyctl": 250,
+        "rt_sigaction": 13,
+    },
+    "aarch64": {
+        "pivot_root": 41,
+        "seccomp": 277,
+        "bpf": 280,
+        "capget": 90,
+        "capset": 91,
+        "keyctl": 219,
+        "rt_sigaction": 134,
+    },
 }
 _NEW_NUMBERS = {
     "open_tree": 428,

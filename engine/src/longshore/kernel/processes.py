@@ -21,11 +21,27 @@ KEYCTL_JOIN_SESSION_KEYRING = 1
 _ulong = ctypes.c_ulong
 _prctl = function("prctl", ctypes.c_int, _ulong, _ulong, _ulong, _ulong)
 _prctl_text = function("prctl", ctypes.c_int, ctypes.c_char_p, _ulong, _ulong, _ulong)
+_rt_sigaction = system_call("rt_sigaction", ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_ulong)
 _keyctl = system_call("keyctl", ctypes.c_int, ctypes.c_char_p)
 
 
 def prctl(option: int, second: int = 0, third: int = 0, fourth: int = 0, fifth: int = 0) -> int:
     return _prctl(option, second, third, fourth, fifth)
+
+
+# struct kernel_sigaction of zeros: SIG_DFL, no flags, empty mask; 32 bytes on x86_64, 24 on aarch64
+_DEFAULT_ACTION = bytes(32)
+_RESERVED = (32, 33)  # NPTL's own, nptl(7)
+
+
+def reset_reserved_signals() -> None:
+    """Give the two signals that libc keeps for itself their default action.
+
+    glibc refuses them in sigaction(3), yet its posix_spawn(3) leaves them ignored in the child: whatever make
+    started would hand that on to every container.
+    """
+    for number in _RESERVED:
+        _rt_sigaction(number, _DEFAULT_ACTION, None, 8)
 
 
 def set_dumpable(value: bool) -> None:

@@ -44,6 +44,7 @@ def become_child(keep: tuple[int, ...]) -> None:
     for number in _ALL_SIGNALS:
         if _handler(number) == signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)  # ignored signals stay ignored after execve(2)
+    processes.reset_reserved_signals()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     processes.set_dumpable(False)
 
