@@ -430,6 +430,8 @@ class Registry:
         manifest = build_manifest(config, described)
         digest = sink.put(manifest)
         progress({"status": "Pulling from x", "id": "1"})
+        for layer in described:
+            progress({"status": "Download complete", "id": layer.blob.short})
         return Pulled(
             manifest,
             Descriptor(OCI_MANIFEST, str(digest), len(manifest)),

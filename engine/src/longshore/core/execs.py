@@ -32,6 +32,7 @@ class ExecSession:
     exit_code: int | None = None
     pid: int = 0
     execution: Execution | None = None
+    size: tuple[int, int] | None = None  # asked for before it ran
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     ended_at: float = 0.0
 
@@ -102,6 +103,8 @@ class Execs:
         session.container.exec_ids.append(session.id)
         self._announce(session, "exec_start: " + " ".join(request.cmd or ()))
         spawn(self._watch(session), f"exec {session.id[:12]}", self._background)
+        if session.size:
+            await monitor.resize(*session.size, session.id)
         if session.execution.reader is None or session.execution.writer is None:
             return None
         return session.execution.reader, session.execution.writer
@@ -125,9 +128,13 @@ class Execs:
         return session.exit_code or 0
 
     async def resize(self, session: ExecSession, height: int, width: int) -> None:
-        """Nothing happens without a tty or after the end."""
+        """Nothing happens without a tty or after the end. Docker 20.10's command line asks while the start is under
+        way, and once only.
+        """
         if session.container.monitor and session.running:
             await session.container.monitor.resize(height, width, session.id)
+        else:
+            session.size = (height, width)
 
     def forget(self, container: Container) -> None:
         """The container is removed."""

@@ -115,21 +115,28 @@ class Images:
         wanted = parse_reference(reference).with_default_tag()
         if self.registry is None:
             raise Unavailable("pulling is not configured", detail=str(wanted))
+        downloaded: set[object] = set()
+
+        def fetched(message: Mapping[str, object]) -> None:
+            if message.get("status") == "Download complete":
+                downloaded.add(message["id"])
+            progress(dict(message))
+
+        def unpacked(message: dict[str, object]) -> None:
+            if message.get("id") in downloaded:  # nothing more about what was here already, as in Docker
+                progress(message)
+
         async with self._operation():
             try:
                 pulled = await self.registry.pull(
-                    wanted,
-                    platform=platform,
-                    auth=auth,
-                    sink=self.content,
-                    progress=lambda message: progress(dict(message)),
+                    wanted, platform=platform, auth=auth, sink=self.content, progress=fetched
                 )
             except (OSError, TimeoutError) as cause:
                 raise Unavailable(f"cannot reach the registry {wanted.domain}", detail=str(cause)) from cause
             names = [wanted.canonical, f"{wanted.name}@{pulled.digest}"]
             known = self._catalog.by_name(names[0])
             found = Found(pulled.config, pulled.layers, pulled.manifest, pulled.descriptor.media_type)
-            image = await self._register(found, names, progress=progress)
+            image = await self._register(found, names, progress=unpacked)
         fresh = known is None or known.id != image.id
         progress({"status": f"Digest: {pulled.digest}"})
         words = "Downloaded newer image" if fresh else "Image is up to date"

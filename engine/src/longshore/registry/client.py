@@ -292,6 +292,9 @@ class _Host:
         return reply.token or reply.access_token
 
 
+def _tell_nobody(_message: Mapping[str, object]) -> None: ...
+
+
 @dataclass(slots=True)
 class _Pull:
     host: _Host
@@ -316,6 +319,9 @@ class _Pull:
         if not isinstance(parsed, Manifest):
             raise InvalidArgument("invalid index", detail="it names another index for this platform")
         self.sink.put(data)
+        parts = (parsed.config, *parsed.layers)
+        if all(self.sink.has(part.blob) for part in parts):  # up to date, or another name for the same
+            self.progress = _tell_nobody
         config = await self.small_blob(parsed.config)
         await self.layers(parsed.layers)
         return Pulled(data, descriptor, config, tuple(parsed.layers), named)
@@ -366,7 +372,8 @@ class _Pull:
         gate = asyncio.Semaphore(PARALLEL)
         distinct = {layer.digest: layer for layer in layers}.values()
         for layer in distinct:
-            self.progress(standing("Pulling fs layer", layer.blob.short))
+            if not self.sink.has(layer.blob):
+                self.progress(standing("Pulling fs layer", layer.blob.short))
 
         async def fetch(layer: Descriptor) -> None:
             async with gate:

@@ -274,8 +274,11 @@ async def _chunks(stream: AsyncGenerator[dict[str, Any] | bytes, None]) -> Async
 
 
 def _compare(upper: int, image: int, prefix: str, found: list[tuple[str, int]]) -> bool:
-    """Walk the upper directory; whether anything in it counts. Overlayfs: whiteouts are deleted files."""
-    changed = False
+    """Walk the upper directory; whether it holds mount points of ours and nothing else.
+
+    Overlayfs: whiteouts are deleted files.
+    """
+    ours = others = False
     for name in os.listdir(upper):
         path = f"{prefix}/{name}"
         status = os.stat(name, dir_fd=upper, follow_symlinks=False)
@@ -283,17 +286,20 @@ def _compare(upper: int, image: int, prefix: str, found: list[tuple[str, int]]) 
         if is_whiteout(status):
             if known:
                 found.append((path, 2))
-                changed = True
+                others = True
             continue
         if not known and is_mount_point(path, status):
+            ours = True
             continue
+        others = True
+        place = len(found)
         found.append((path, 0 if known else 1))
-        changed = True
         if stat.S_ISDIR(status.st_mode):
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
             with closing(os.open(name, flags, dir_fd=upper)) as below:
-                _compare(below, image, path, found)
-    return changed
+                if _compare(below, image, path, found) and known:
+                    del found[place]  # /etc, which a start has copied up for them
+    return ours and not others
 
 
 # What every start mounts something on. Where the image lacks them, init makes them in the container's own layer.
