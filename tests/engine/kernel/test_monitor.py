@@ -148,6 +148,27 @@ async def test_abandoned_and_forgotten_containers_are_undone(lab: Lab, zygote: Z
     assert await reconnect("b", lab.state_dir("b"), lab.exit_path("b")) is None
 
 
+async def test_a_daemon_that_dies_right_after_the_go_ahead_leaves_a_running_container(
+    lab: Lab, zygote: Zygote
+) -> None:
+    """The monitor cannot tell it any more that the program runs; the next daemon finds it."""
+    monitor = await zygote.launch(lab.launch("d", "sleep", "1000"))
+    pid = monitor.pid
+    starting = asyncio.create_task(monitor.start())
+    await asyncio.sleep(0)  # the request is sent, the answer cannot be here
+    assert not starting.done()
+    await monitor.close()
+    starting.cancel()
+    comm = Path(f"/proc/{pid}/comm")
+    assert await asyncio.to_thread(wait_until, lambda: comm.read_text() == "sleep\n")
+    await asyncio.sleep(0.3)
+    found = await reconnect("d", lab.state_dir("d"), lab.exit_path("d"))
+    assert found is not None and found.pid == pid
+    assert lab.exit("d") is None
+    await found.signal(signal.SIGKILL)
+    assert (await found.wait()).code == 137
+
+
 async def test_a_cancelled_launch_is_undone(lab: Lab, zygote: Zygote) -> None:
     for delay in (0, 0.002, 0.005, 0.01, 0.02):
         task = asyncio.create_task(zygote.launch(lab.launch("c", "true")))

@@ -78,7 +78,7 @@ def wait_quietly(body: bytes, watch: int) -> Quiet:
                 words = b""
                 answer = _proceed(channel)
                 if answer[0] == PROCEEDED[0]:
-                    write(watch, answer[1:])  # a few bytes into an empty socket
+                    _tell(watch, answer[1:])
                     channel.close()
                     waitpid(launcher, 0)
                     launcher = 0
@@ -87,6 +87,14 @@ def wait_quietly(body: bytes, watch: int) -> Quiet:
     except OSError as error:
         problem = error
     return Quiet(body, watch, launcher, channel, spawned, descriptors, answer, words, problem)
+
+
+def _tell(watch: int, message: bytes) -> None:
+    """A few bytes into an empty socket. A daemon that was killed meanwhile finds the running container later."""
+    try:
+        write(watch, message)
+    except (BrokenPipeError, ConnectionResetError):
+        pass
 
 
 def _proceed(channel: _socket.socket) -> bytes:
