@@ -228,7 +228,7 @@ def nothing_is_left_on_the_machine(request: pytest.FixtureRequest) -> Iterator[N
     os.environ[state.MARK] = mark = f"{os.getpid()}-{time.monotonic_ns()}"
     before = state.of_machine(mark)
     yield
-    left = state.settle(lambda: state.changes(before, state.of_machine(mark)))
+    left = state.lasting(lambda: state.changes(before, state.of_machine(mark)))
     assert not left, f"the tests left the machine in another state:\n{json.dumps(left, indent=1)}"
 
 

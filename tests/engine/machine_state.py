@@ -221,3 +221,14 @@ def settle(compare: Callable[[], dict[str, list[str]]], seconds: float = 8.0) ->
     while (found := compare()) and time.monotonic() < deadline:
         time.sleep(0.1)
     return found
+
+
+def lasting(compare: Callable[[], dict[str, list[str]]], seconds: float = 8.0) -> dict[str, list[str]]:
+    """What differs all the time: others, who work on this machine too, make things that come and go."""
+    left, deadline = compare(), time.monotonic() + seconds
+    while left and time.monotonic() < deadline:
+        time.sleep(0.2)
+        now = compare()
+        kept = {kind: [name for name in names if name in now.get(kind, ())] for kind, names in left.items()}
+        left = {kind: names for kind, names in kept.items() if names}
+    return left
