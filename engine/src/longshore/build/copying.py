@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import IO, BinaryIO, cast
 
+from longshore.build.context import decompressor_for
 from longshore.build.trees import ContextTree, Entry, Tree, resolve, walk
 from longshore.errors import InvalidArgument
 
 BLOCK = 1 << 20
 REMOTE = "/.longshore-remote"  # below it ADD's fetched files stand in the tree; those are never unpacked
-_ARCHIVES = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 _MAGIC_OF_TAR = (257, b"ustar")
 
 
@@ -179,7 +179,7 @@ def _archive(entry: Entry, tree: Tree, decompress: Callable[[BinaryIO], BinaryIO
         head = stream.read(512)
         offset, magic = _MAGIC_OF_TAR
         plain = head[offset : offset + len(magic)] == magic
-        if not plain and not head.startswith(_ARCHIVES):
+        if not plain and decompressor_for(head) is None:
             return None
         stream.seek(0)
         unpacked = stream if plain else decompress(stream)
