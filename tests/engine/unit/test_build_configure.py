@@ -2,7 +2,7 @@
 
 import pytest
 
-from longshore.build.configure import OwnerLookup, configure, parse_duration, parse_owner
+from longshore.build.configure import OwnerLookup, configure, parse_owner
 from longshore.build.dockerfile import parse_dockerfile, parse_instruction
 from longshore.build.stages import plan_stages
 from longshore.errors import EngineError, InvalidArgument
@@ -52,13 +52,6 @@ def test_mistakes_name_the_line(line: str) -> None:
         return
     with pytest.raises(InvalidArgument, match="line 1"):
         after(line)
-
-
-@pytest.mark.parametrize(
-    ("text", "nanoseconds"), [("1s", 10**9), ("1.5h", 5400 * 10**9), ("2m3ms", 120003 * 10**6), ("0", 0)]
-)
-def test_durations(text: str, nanoseconds: int) -> None:
-    assert parse_duration(text) == nanoseconds
 
 
 def test_owners_are_looked_up_in_the_image() -> None:

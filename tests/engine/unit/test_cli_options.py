@@ -22,7 +22,6 @@ from longshore.cli.options import (
     split_volumes,
 )
 from longshore.cli.run import run_command, start_exit_code
-from longshore.cli.terminal import Demultiplexer
 
 
 def request(*arguments: str) -> dict[str, Any]:
@@ -264,42 +263,6 @@ def test_templates(template: str, value: Mapping[str, Any], text: str) -> None:
 def test_templates_beyond_the_subset_are_refused(template: str) -> None:
     with pytest.raises(click.UsageError):
         output.render(template, {"A": 1})
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "Less than a second"),
-        (1, "1 second"),
-        (59, "59 seconds"),
-        (60, "About a minute"),
-        (180, "3 minutes"),
-        (3600, "About an hour"),
-        (7300, "2 hours"),
-        (3 * 86400, "3 days"),
-        (15 * 86400, "2 weeks"),
-        (100 * 86400, "3 months"),
-    ],
-)
-def test_ages_read_as_dockers(seconds: int, text: str) -> None:
-    assert output.human_age(seconds) == text
-
-
-def test_sizes_read_as_dockers() -> None:
-    assert [output.human_size(size) for size in (0, 999, 1500, 4_260_000, 117_000_000)] == [
-        "0B",
-        "999B",
-        "1.5kB",
-        "4.26MB",
-        "117MB",
-    ]
-
-
-def test_frames_come_apart_however_they_are_cut() -> None:
-    raw = b"\x01\0\0\0\0\0\0\x03out\x02\0\0\0\0\0\0\x03err"
-    frames = Demultiplexer()
-    got = [frame for at in range(len(raw)) for frame in frames.feed(raw[at : at + 1])]
-    assert got == [(1, b"out"), (2, b"err")]
 
 
 def test_a_container_line_has_dockers_columns() -> None:

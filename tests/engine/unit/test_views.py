@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from longshore.api.execs import exec_view
-from longshore.api.views import command_text, human_duration, port_list, status_text, summary
+from longshore.api.views import command_text, port_list, status_text, summary
 from longshore.core.clock import rfc3339
 from longshore.core.containers.container import Container
 from longshore.core.containers.create import plan_record
@@ -22,27 +22,6 @@ NOW = 1_800_000_000.0
 
 def ago(seconds: float) -> str:
     return rfc3339(int((NOW - seconds) * 1e9))
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0.5, "Less than a second"),
-        (1.5, "1 second"),
-        (59, "59 seconds"),
-        (60, "About a minute"),
-        (120, "2 minutes"),
-        (3599, "59 minutes"),
-        (3700, "About an hour"),
-        (3600 * 47, "47 hours"),
-        (3600 * 48, "2 days"),
-        (3600 * 24 * 14, "2 weeks"),
-        (3600 * 24 * 60, "2 months"),
-        (3600 * 24 * 730, "2 years"),
-    ],
-)
-def test_durations(seconds: float, words: str) -> None:
-    assert human_duration(seconds) == words
 
 
 @pytest.mark.parametrize(

@@ -9,32 +9,7 @@ from longshore.core.containers.inspect import ANY, mount_view, networks_view
 from longshore.core.containers.record import State
 from longshore.core.ports import expand_exposed
 from longshore.core.volumes import Volume
-
-
-def human_duration(seconds: float) -> str:
-    """The words of docker's Go library for a span of time."""
-    if seconds < 1:
-        return "Less than a second"
-    if seconds < 2:
-        return "1 second"
-    if seconds < 60:
-        return f"{int(seconds)} seconds"
-    if seconds < 120:
-        return "About a minute"
-    if seconds < 3600:
-        return f"{int(seconds / 60)} minutes"
-    hours = int(seconds / 3600 + 0.5)
-    if hours == 1:
-        return "About an hour"
-    for limit, divisor, word in (
-        (48, 1, "hours"),
-        (336, 24, "days"),
-        (1440, 168, "weeks"),
-        (17520, 720, "months"),
-    ):
-        if hours < limit:
-            return f"{hours // divisor} {word}"
-    return f"{hours // 8760} years"
+from longshore.oci.units import human_duration
 
 
 def status_text(state: State, now: float | None = None) -> str:

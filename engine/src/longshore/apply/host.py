@@ -16,6 +16,7 @@ from longshore.core.engine import Engine
 from longshore.core.model import CreateRequest, UpdateRequest, VolumeRequest, from_mapping
 from longshore.core.networks import NetworkRequest
 from longshore.errors import Conflict, NotFound, NotModified
+from longshore.oci.frames import text_of_frames
 
 DESIRED_VERSION = 1  # of what is stored as a container's `desired`
 _TAIL_LINES, _TAIL_BYTES = 10, 2000
@@ -192,23 +193,12 @@ class EngineHost(Host):
         data = bytearray()
         async for piece in self._engine.containers.logs(container, LogOptions(tail=_TAIL_LINES)):
             data += piece
-        text = bytes(data) if container.record.config.tty else without_frames(bytes(data))
+        text = bytes(data) if container.record.config.tty else text_of_frames(bytes(data))
         return text[-_TAIL_BYTES:].decode(errors="replace")
 
 
 def desired_value(options: Options) -> dict[str, Any]:
     return {"version": DESIRED_VERSION, "options": options}
-
-
-def without_frames(data: bytes) -> bytes:
-    """The text of Docker's 8-byte frames."""
-    pieces: list[bytes] = []
-    position = 0
-    while position + 8 <= len(data):
-        size = int.from_bytes(data[position + 4 : position + 8], "big")
-        pieces.append(data[position + 8 : position + 8 + size])
-        position += 8 + size
-    return b"".join(pieces)
 
 
 def check_names(request: ApplyRequest) -> None:

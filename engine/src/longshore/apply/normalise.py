@@ -12,7 +12,6 @@ from typing import Any, cast
 
 from longshore.apply.request import Healthcheck, WantedContainer
 from longshore.apply.values import (
-    nanoseconds,
     parse_duration,
     parse_exposed,
     parse_ports,
@@ -116,7 +115,7 @@ def _healthcheck(value: Healthcheck) -> dict[str, Any]:
         "StartInterval": value.start_interval,
     }
     found: dict[str, Any] = {
-        name: nanoseconds(parse_duration(given)) for name, given in times.items() if given is not None
+        name: parse_duration(given) for name, given in times.items() if given is not None
     }
     if words:
         found["Test"] = words

@@ -5,10 +5,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from longshore.errors import InvalidArgument
+from longshore.oci import units
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(?:i?b)?", re.IGNORECASE)
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)")
-_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PROTOCOLS = ("tcp", "udp", "sctp")
 
 Published = tuple[str, str, str]  # host address, host port, "80/tcp"
@@ -22,33 +20,17 @@ def text_of(value: object) -> str:
 
 
 def parse_size(value: str | int) -> int:
-    """ "512m" or "1.5GiB" in bytes, powers of 1024 as in `docker run --memory`; -1 is "unlimited"."""
+    """As `docker run --memory` reads sizes, in bytes; -1 is "unlimited"."""
     text = str(value).strip()
-    if text in ("-1", "unlimited"):
-        return -1
-    match = _SIZE.fullmatch(text)
-    if not match:
-        raise InvalidArgument(f"invalid size {text!r}", hint="write a number and one of b, k, m, g, t")
-    return int(float(match[1]) * 1024 ** " kmgtp".index(match[2].lower() or " "))
+    return -1 if text in ("-1", "unlimited") else units.parse_size(text)
 
 
-def parse_duration(value: str | float) -> float:
-    """ "1m30s", "500ms" or a number of seconds, in seconds."""
-    if isinstance(value, int | float) or re.fullmatch(r"\d+(\.\d+)?", value.strip()):
-        seconds = float(value)
-    else:
-        text = value.strip()
-        parts = _DURATION_PART.findall(text)
-        if not parts or "".join(number + unit for number, unit in parts) != text:
-            raise InvalidArgument(f"invalid duration {value!r}", hint='write it like "1m30s" or "500ms"')
-        seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
-    if seconds < 0:
-        raise InvalidArgument(f"invalid duration {value!r}", detail="negative")
-    return seconds
-
-
-def nanoseconds(seconds: float) -> int:
-    return round(seconds * 1e9)
+def parse_duration(value: str | float) -> int:
+    """ "1m30s", "2d" or a number of seconds, in nanoseconds."""
+    text = str(value).strip()
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        text += "s"
+    return units.parse_duration(text, days=True)
 
 
 def _numbers(text: str, whole: str) -> range:

@@ -10,11 +10,10 @@ from longshore.build.dockerfile import Instruction, parse_instruction
 from longshore.build.words import expand, expand_words, parse_pairs
 from longshore.errors import EngineError, InvalidArgument
 from longshore.oci.image_config import ContainerDefaults, Healthcheck
+from longshore.oci.units import parse_duration
 
 DEFAULT_SHELL = ["/bin/sh", "-c"]
 _PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
-_UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 _FORBIDDEN_TRIGGERS = frozenset({"ONBUILD", "FROM", "MAINTAINER"})
 
 
@@ -149,20 +148,6 @@ def parse_healthcheck(instruction: Instruction) -> Healthcheck:
         start_interval=parse_duration(flags.get("start-interval", "0s")),
         retries=int(retries),
     )
-
-
-def parse_duration(text: str) -> int:
-    """Go's notation, `1m30s`, in nanoseconds. Raises InvalidArgument."""
-    total, position = 0.0, 0
-    for match in _DURATION.finditer(text):
-        if match.start() != position:
-            break
-        total, position = total + float(match[1]) * _UNITS[match[2]], match.end()
-    if position != len(text) or not text:
-        if text == "0":
-            return 0
-        raise InvalidArgument(f"invalid duration {text!r}", hint="write it like 30s or 1m30s")
-    return int(total)
 
 
 def parse_owner(text: str, find: "OwnerLookup") -> tuple[int, int]:

@@ -1,7 +1,5 @@
 """RUN: one command in a container of the image so far, its output as it comes, its changes as a layer."""
 
-import asyncio
-import struct
 from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from longshore.build.options import BuildOptions
@@ -9,7 +7,10 @@ from longshore.core.containers import Container, Containers
 from longshore.core.images import Image
 from longshore.core.model import CreateRequest, HostConfig
 from longshore.errors import EngineError
+from longshore.oci.frames import Demultiplexer
 from longshore.oci.image_config import ContainerDefaults
+
+_PIECE = 1 << 16
 
 
 class BuildFailed(EngineError):
@@ -62,21 +63,12 @@ async def run_container(
     if streams is not None:
         reader, writer = streams
         try:
-            async for text in _frames(reader):
-                yield text
+            frames = Demultiplexer()
+            while data := await reader.read(_PIECE):
+                for _, text in frames.feed(data):
+                    yield text.decode(errors="replace")
         finally:
             writer.close()
     status = await containers.wait(container)
     if status.code != 0:
         raise BuildFailed(command, status.code)
-
-
-async def _frames(reader: asyncio.StreamReader) -> AsyncGenerator[str, None]:
-    """Text of an attached container without tty: Docker's frames (8 bytes: stream, 0 0 0, length)."""
-    while True:
-        try:
-            (length,) = struct.unpack(">xxxxI", await reader.readexactly(8))
-            data = await reader.readexactly(length)
-        except asyncio.IncompleteReadError:
-            return
-        yield data.decode(errors="replace")

@@ -11,7 +11,6 @@ from longshore.cli.context import ApiError, client, each, filter_option, format_
 from longshore.cli.output import (
     age_of,
     ellipsis,
-    human_size,
     items,
     moment,
     parse_filters,
@@ -19,7 +18,9 @@ from longshore.cli.output import (
     short_id,
     show,
 )
-from longshore.cli.terminal import Demultiplexer, write_all
+from longshore.cli.terminal import write_all
+from longshore.oci.frames import Demultiplexer
+from longshore.oci.units import human_size
 
 _COLUMNS = {
     "ID": "CONTAINER ID",
@@ -69,7 +70,7 @@ def container_row(view: Mapping[str, Any], *, truncate: bool) -> dict[str, Any]:
         "Labels": ",".join(f"{key}={value}" for key, value in sorted(labels.items())),
         "Networks": ",".join(sorted(networks)),
         "Mounts": ",".join(ellipsis(name, 15) if truncate else name for name in mounts if name),
-        "Size": f"{human_size(view.get('SizeRw', 0))} (virtual {human_size(view.get('SizeRootFs', 0))})",
+        "Size": f"{human_size(view.get('SizeRw', 0), digits=3)} (virtual {human_size(view.get('SizeRootFs', 0), digits=3)})",
     }
 
 

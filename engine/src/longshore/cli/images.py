@@ -14,13 +14,13 @@ from longshore.cli.output import (
     Progress,
     age_of,
     ellipsis,
-    human_size,
     items,
     moment,
     parse_filters,
     short_id,
     show,
 )
+from longshore.oci.units import human_size
 
 _PIECE = 1 << 20
 
@@ -88,7 +88,7 @@ def image_rows(view: Mapping[str, Any], *, truncate: bool) -> list[dict[str, Any
                 "ID": short_id(view["Id"]) if truncate else view["Id"],
                 "CreatedSince": age_of(view["Created"]),
                 "CreatedAt": moment(view["Created"]),
-                "Size": human_size(view["Size"]),
+                "Size": human_size(view["Size"], digits=3),
             }
         )
     return rows
@@ -249,7 +249,7 @@ def history_command(name: str, quiet: bool, no_trunc: bool, format: str) -> None
                 "ID": entry["Id"] if no_trunc else short_id(entry["Id"]),
                 "CreatedSince": age_of(entry["Created"]),
                 "CreatedBy": by if no_trunc else ellipsis(by, 45),
-                "Size": human_size(entry["Size"]),
+                "Size": human_size(entry["Size"], digits=3),
                 "Comment": entry["Comment"],
             }
         )

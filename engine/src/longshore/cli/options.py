@@ -1,17 +1,14 @@
 """The flags of `run` and `create`, turned into the API's create request. Pure."""
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE)
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
-_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
+from longshore.errors import InvalidArgument
+from longshore.oci import units
 
 
 def usage(flag: str, value: str, why: str) -> click.UsageError:
@@ -20,18 +17,18 @@ def usage(flag: str, value: str, why: str) -> click.UsageError:
 
 def parse_size(text: str, flag: str) -> int:
     """ "512m" in bytes, units of 1024. Raises UsageError."""
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
-        raise usage(flag, text, "write a size such as 512m or 1g")
-    return int(float(found[1]) * _UNITS[found[2].lower()])
+    try:
+        return units.parse_size(text)
+    except InvalidArgument as cause:
+        raise usage(flag, text, cause.hint) from cause
 
 
 def parse_duration(text: str, flag: str) -> int:
     """ "1m30s" in nanoseconds. Raises UsageError."""
-    parts = _DURATION.findall(text)
-    if "".join(number + unit for number, unit in parts) != text:
-        raise usage(flag, text, "write a duration such as 30s or 1m30s")
-    return int(sum(float(number) * _SECONDS[unit] for number, unit in parts) * 1e9)
+    try:
+        return units.parse_duration(text)
+    except InvalidArgument as cause:
+        raise usage(flag, text, cause.hint or cause.detail) from cause
 
 
 def parse_port(text: str) -> list[tuple[str, dict[str, str]]]:

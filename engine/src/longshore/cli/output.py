@@ -10,47 +10,10 @@ from typing import Any, cast
 
 import click
 
+from longshore.oci.units import human_duration
+
 _ACTION = re.compile(r"\{\{-?\s*(.*?)\s*-?\}\}", re.DOTALL)
 _WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|(\S+)')
-
-
-def human_size(size: float, *, binary: bool = False) -> str:
-    """As docker prints sizes: "4.26MB"; binary: "1.5GiB"."""
-    base = 1024.0 if binary else 1000.0
-    units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB") if binary else ("B", "kB", "MB", "GB", "TB", "PB")
-    index = 0
-    while size >= base and index < len(units) - 1:
-        size /= base
-        index += 1
-    return f"{size:.4g}{units[index]}" if binary else f"{size:.3g}{units[index]}"
-
-
-def human_age(seconds: float) -> str:
-    """As docker words durations: "About a minute", "3 hours"."""
-    seconds = int(seconds)
-    if seconds < 1:
-        return "Less than a second"
-    if seconds == 1:
-        return "1 second"
-    if seconds < 60:
-        return f"{seconds} seconds"
-    minutes = seconds // 60
-    if minutes == 1:
-        return "About a minute"
-    if minutes < 60:
-        return f"{minutes} minutes"
-    hours = round(seconds / 3600)
-    if hours == 1:
-        return "About an hour"
-    for limit, divisor, unit in (
-        (48, 1, "hours"),
-        (336, 24, "days"),
-        (1440, 168, "weeks"),
-        (17520, 720, "months"),
-    ):
-        if hours < limit:
-            return f"{hours // divisor} {unit}"
-    return f"{seconds // 31536000} years"
 
 
 def age_of(created: int | float | str) -> str:
@@ -60,7 +23,7 @@ def age_of(created: int | float | str) -> str:
             created = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", created)).timestamp()
         except ValueError:
             return "N/A"
-    return f"{human_age(max(0.0, time.time() - created))} ago" if created > 0 else "N/A"
+    return f"{human_duration(max(0.0, time.time() - created))} ago" if created > 0 else "N/A"
 
 
 def moment(created: int) -> str:

@@ -13,7 +13,8 @@ import click
 
 from longshore import __version__
 from longshore.cli.context import ApiError, Unreachable, client, filter_option, format_option
-from longshore.cli.output import human_size, items, parse_filters, render, show
+from longshore.cli.output import items, parse_filters, render, show
+from longshore.oci.units import binary_size, human_size
 
 
 @click.command("version")
@@ -76,7 +77,7 @@ def info_command(format: str) -> None:
             "NCPU",
         ),
     )
-    click.echo(f" {'Total Memory:':<20}{human_size(value.get('MemTotal', 0), binary=True)}")
+    click.echo(f" {'Total Memory:':<20}{binary_size(value.get('MemTotal', 0))}")
     _facts(value, ("DockerRootDir",))
     for option in items(value, "SecurityOptions"):
         click.echo(f" {'Security:':<20}{option}")

@@ -4,39 +4,22 @@ import os
 import selectors
 import signal
 import socket
-import struct
 import sys
 import termios
 import tty
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from longshore.cli.client import Upgraded
+from longshore.oci.frames import Demultiplexer
 
 DETACH = b"\x10\x11"  # ctrl-p ctrl-q, as docker
 
 
 class Detached(Exception):
     """The user typed the detach keys: the container goes on."""
-
-
-class Demultiplexer:
-    """Docker's frames: one byte stream (1 out, 2 err), three zero bytes, big-endian length, payload."""
-
-    def __init__(self) -> None:
-        self._buffer = b""
-
-    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """(stream, bytes) of all frames, pieces of the last one included only when complete."""
-        self._buffer += data
-        while len(self._buffer) >= 8:
-            stream, length = struct.unpack_from(">BxxxI", self._buffer)
-            if len(self._buffer) < 8 + length:
-                return
-            yield stream, self._buffer[8 : 8 + length]
-            self._buffer = self._buffer[8 + length :]
 
 
 def write_all(fd: int, data: bytes) -> None:

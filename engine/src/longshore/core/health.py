@@ -20,6 +20,7 @@ from longshore.core.model import ExecRequest, HealthConfig
 from longshore.core.spec import plan_exec
 from longshore.core.tasks import spawn
 from longshore.errors import EngineError
+from longshore.oci.frames import text_of_frames
 from longshore.runtime.messages import Exec
 
 SECOND = 1_000_000_000
@@ -31,7 +32,6 @@ DEFAULT_INTERVAL, DEFAULT_TIMEOUT, DEFAULT_START_INTERVAL, DEFAULT_RETRIES = (
 )
 OUTPUT_LIMIT = 4096
 RESULTS_KEPT = 5
-_HEADER = 8  # Docker's stream frame
 
 
 def probe_command(health: HealthConfig | None, shell: list[str] | None) -> list[str] | None:
@@ -57,13 +57,7 @@ def judge(health: Health, result: HealthResult, *, retries: int, in_start_period
 
 def output_of(frames: bytes) -> str:
     """The text inside Docker's stream frames, stdout and stderr in the order they came, cut at the limit."""
-    text = bytearray()
-    position = 0
-    while position + _HEADER <= len(frames):
-        length = int.from_bytes(frames[position + 4 : position + _HEADER], "big")
-        text += frames[position + _HEADER : position + _HEADER + length]
-        position += _HEADER + length
-    return text[:OUTPUT_LIMIT].decode(errors="replace")
+    return text_of_frames(frames)[:OUTPUT_LIMIT].decode(errors="replace")
 
 
 class Prober:

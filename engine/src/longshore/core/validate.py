@@ -10,6 +10,7 @@ from longshore.core.model import Config, CreateRequest, HealthConfig, HostConfig
 from longshore.core.ports import expand_bindings, expand_exposed
 from longshore.core.restart import check_policy
 from longshore.errors import InvalidArgument, Unsupported
+from longshore.oci import units
 
 MIB = 1 << 20
 SMALLEST_MEMORY = 6 * MIB  # Docker's floor: less does not start anything
@@ -328,10 +329,10 @@ def parse_size(text: str, field: str) -> int:
     """ "10m", "1g", "-1" or "" as bytes (0 for none). Raises InvalidArgument."""
     if text in ("", "-1"):
         return 0
-    match = re.fullmatch(r"(\d{1,15})([kmgt]?)i?b?", text.lower())
-    if not match:
-        raise InvalidArgument(f"invalid size {text!r} of {field}")
-    return int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}[match[2]]
+    try:
+        return units.parse_size(text)
+    except InvalidArgument as cause:
+        raise InvalidArgument(f"{cause.what} of {field}", hint=cause.hint) from cause
 
 
 def check_resources(limits: Resources, *, cpus: int) -> None:

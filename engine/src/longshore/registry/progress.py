@@ -2,17 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
+from longshore.oci.units import human_size
+
 Progress = Callable[[Mapping[str, object]], None]
-
-_UNITS = ("B", "kB", "MB", "GB", "TB")
-
-
-def human_size(size: float) -> str:
-    """Decimal units with four significant digits, as Docker prints them: 1.234MB."""
-    unit = 0
-    while size >= 1000 and unit < len(_UNITS) - 1:
-        size, unit = size / 1000, unit + 1
-    return f"{size:.4g}{_UNITS[unit]}"
 
 
 def bar(current: int, total: int) -> str:
