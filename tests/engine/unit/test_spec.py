@@ -77,14 +77,13 @@ def test_host_modes_leave_a_namespace_out(field: str, kind: str) -> None:
 
 
 def test_container_modes_join() -> None:
-    around = Surroundings(
-        namespaces={"network": "/proc/7/ns/net", "ipc": "/proc/7/ns/ipc"}, shm="/proc/7/root/dev/shm"
-    )
+    around = Surroundings(namespaces={"network": "/proc/7/ns/net", "ipc": "/proc/7/ns/ipc"}, shm_of=(7, 1234))
     host = {"NetworkMode": "container:b", "IpcMode": "container:b"}
     joined = namespaces(host, around)
     assert (joined["network"], joined["ipc"], joined["pid"]) == ("/proc/7/ns/net", "/proc/7/ns/ipc", "")
     found = {mount.destination: mount for mount in spec(host, around).mounts}
-    assert found["/dev/shm"].source == "/proc/7/root/dev/shm"
+    assert found["/dev/shm"].source == "/dev/shm"
+    assert "longshore.of=7:1234" in found["/dev/shm"].options
 
 
 @pytest.mark.parametrize(

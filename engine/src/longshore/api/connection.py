@@ -376,7 +376,9 @@ class Connection(asyncio.Protocol):
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception as error:
-            if not isinstance(error, EngineError):
+            if isinstance(error, EngineError):
+                log.warning("a stream was cut off: %s", error)
+            else:
                 log.exception("defect in a stream")
             if reply.content_type != "application/json":
                 return False

@@ -1,17 +1,18 @@
-"""Copy a directory tree between two places that a container may not influence: the image's files into a new volume.
+"""Copy a directory tree: the image's files into an empty volume.
 
-Owners, modes, times, links, device nodes, extended attributes and hard links are kept. The source is walked by
-descriptor without following links; the target is ours alone.
+Owners, modes, times, links, device nodes, extended attributes and hard links are kept. Both sides are walked by
+descriptor and no link is followed: a running container that has the volume too may swap what we have just made.
 """
 
 import os
 import stat
 from pathlib import Path
 
+from longshore.kernel.paths import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, openat2
 from longshore.storage.content import space_errors
 
 _NOT_COPIED = ("trusted.overlay.", "user.overlay.")  # overlayfs's own bookkeeping
-_DEEPEST = 1000
+_DEEPEST = 400  # layers have at most 255
 
 
 def copy_tree(source_fd: int, target: Path) -> None:
@@ -51,7 +52,7 @@ def _copy_directory(
             continue
         known = links.get((status.st_dev, status.st_ino))
         if status.st_nlink > 1 and known is not None:
-            os.link(known, name, src_dir_fd=top, dst_dir_fd=target, follow_symlinks=False)
+            _link(top, known, target, name)
             continue
         links[status.st_dev, status.st_ino] = path
         if kind == stat.S_IFREG:
@@ -60,9 +61,30 @@ def _copy_directory(
             os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
             os.chown(name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
         elif kind != stat.S_IFSOCK:
-            os.mknod(name, status.st_mode, status.st_rdev, dir_fd=target)
-            os.chown(name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
-            os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=target)
+            _make_node(target, name, status)
+
+
+def _link(top: int, known: str, target: int, name: str) -> None:
+    """Another name for what is at `known` now. Its folders may be links by now: EXDEV or ELOOP, never a way out."""
+    resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV
+    first = openat2(top, known, os.O_PATH | os.O_NOFOLLOW, resolve=resolve)
+    try:
+        os.link(f"/proc/self/fd/{first}", name, dst_dir_fd=target, follow_symlinks=True)
+    finally:
+        os.close(first)
+
+
+def _make_node(target: int, name: str, status: os.stat_result) -> None:
+    os.mknod(name, status.st_mode, status.st_rdev, dir_fd=target)
+    made = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=target)
+    try:
+        # chmod(2) by name would follow a link that has taken the node's place.
+        if stat.S_IFMT(os.fstat(made).st_mode) != stat.S_IFMT(status.st_mode):
+            raise OSError(f"{name} was replaced while the volume was filled")
+        os.chown(f"/proc/self/fd/{made}", status.st_uid, status.st_gid)
+        os.chmod(f"/proc/self/fd/{made}", stat.S_IMODE(status.st_mode))  # noqa: PTH101
+    finally:
+        os.close(made)
 
 
 def _copy_file(source: int, target: int, name: str, status: os.stat_result) -> None:

@@ -18,6 +18,7 @@ from longshore.core.seccomp import parse_profile
 from longshore.core.validate import CAPABILITIES, parse_capability, parse_security_option
 from longshore.errors import InvalidArgument
 from longshore.oci import runtime_spec as oci
+from longshore.runtime.mount_options import OF_PROCESS, SUBPATH
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_CAPABILITIES = tuple(
@@ -61,13 +62,14 @@ class Surroundings:
     """What the machine and the other containers contribute.
 
     `files` maps /etc/hosts, /etc/resolv.conf and /etc/hostname to the files written for this container.
-    `namespaces` has the paths to join for the modes `container:x`, by namespace type; `shm` the /dev/shm to share.
+    `namespaces` has the paths to join for the modes `container:x`, by namespace type; `shm_of` is the process
+    (pid, start time) whose /dev/shm is shared.
     """
 
     cgroup_parent: str = "/longshore"
     files: Mapping[str, str] = field(default_factory=dict[str, str])
     namespaces: Mapping[str, str] = field(default_factory=dict[str, str])
-    shm: str = ""
+    shm_of: tuple[int, int] | None = None
     devices: Sequence[tuple[oci.Device, str]] = ()  # with the letters of rwm that are allowed
     block_io: oci.BlockIo | None = None  # limits on single disks
     capabilities: Sequence[str] = ALL_CAPABILITIES  # what this machine can give
@@ -252,8 +254,9 @@ def _base_mounts(host: HostConfig, around: Surroundings) -> list[oci.Mount]:
     if host.ipc_mode == "host":
         shm = oci.Mount("/dev/shm", "bind", "/dev/shm", ("rbind", "rprivate"))
         mqueue = oci.Mount("/dev/mqueue", "bind", "/dev/mqueue", ("rbind", "rprivate"))
-    elif around.shm:
-        shm = oci.Mount("/dev/shm", "bind", around.shm, ("bind", "rprivate"))
+    elif around.shm_of is not None:
+        pid, start = around.shm_of
+        shm = oci.Mount("/dev/shm", "bind", "/dev/shm", ("bind", "rprivate", f"{OF_PROCESS}{pid}:{start}"))
     return [
         oci.Mount("/proc", "proc", "proc", ("nosuid", "noexec", "nodev")),
         oci.Mount("/dev", "tmpfs", "tmpfs", ("nosuid", "strictatime", "mode=755", "size=65536k")),
@@ -289,7 +292,10 @@ def _user_mount(mount: MountPoint) -> oci.Mount:
         return oci.Mount(mount.target, "tmpfs", "tmpfs", mount.options)
     access = "rw" if mount.read_write else ("rro" if mount.recursive_read_only else "ro")
     bind = "bind" if mount.non_recursive else "rbind"
-    return oci.Mount(mount.target, "bind", mount.source, (bind, mount.propagation or "rprivate", access))
+    options = (bind, mount.propagation or "rprivate", access)
+    if mount.subpath:
+        options = (*options, f"{SUBPATH}{mount.subpath}")
+    return oci.Mount(mount.target, "bind", mount.source, options)
 
 
 def _root_propagation(mounts: Iterable[MountPoint]) -> str:

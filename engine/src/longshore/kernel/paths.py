@@ -44,6 +44,18 @@ def openat2(fd: int, path: str | bytes, flags: int, *, mode: int = 0, resolve: i
     raise AssertionError("unreachable")
 
 
+def open_beneath(top: str, path: str) -> int:
+    """An O_PATH descriptor of `path` below the directory `top`, for a path whose parts somebody else owns.
+
+    Raises OSError: ELOOP for a link anywhere in `path`, EXDEV for one that climbs out. `top` itself is trusted.
+    """
+    fd = os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return openat2(fd, path, os.O_PATH, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+    finally:
+        os.close(fd)
+
+
 def clean(path: str) -> str:
     """The path as seen from the root: absolute, without dot-dot, without doubled slashes."""
     return "/" + posixpath.normpath("/" + path).lstrip("/")

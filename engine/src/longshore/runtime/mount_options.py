@@ -48,6 +48,11 @@ _NO_MEANING = frozenset(
 _REFUSED = frozenset({"idmap", "ridmap", "tmpcopyup", "remount"})
 
 
+# Ours, for sources whose path a container can change: looked up by descriptor when the mount is made, without links.
+SUBPATH = "longshore.subpath="  # a path below the source
+OF_PROCESS = "longshore.of="  # PID:START-TIME, in whose mount namespace the source is looked up
+
+
 @dataclass(frozen=True, slots=True)
 class MountPlan:
     """One mount, ready to be made. `kind` is "bind", "cgroup" or the name of a filesystem."""
@@ -63,6 +68,8 @@ class MountPlan:
     tree_clr: int = 0
     propagation: int = 0
     propagation_recursive: bool = False
+    subpath: str = ""  # below the source
+    owner: tuple[int, int] | None = None  # (pid, start time) of a process whose mounts the source means
 
     def describe(self) -> str:
         return f"{self.kind} {self.source or self.kind} on {self.destination}"
@@ -87,6 +94,7 @@ def plan_mount(mount: Mount) -> MountPlan:
     bind = mount.type == "bind" or "bind" in words or "rbind" in words
     attr_set = attr_clr = tree_set = tree_clr = propagation = 0
     propagation_recursive = False
+    subpath, owner = "", None
     parameters: list[tuple[str, str | None]] = []
     for word in mount.options:
         if word in _ATTRIBUTES:
@@ -99,6 +107,13 @@ def plan_mount(mount: Mount) -> MountPlan:
             propagation, propagation_recursive = _PROPAGATION[word]
         elif word in _REFUSED or word.startswith(("idmap=", "ridmap=")):
             raise Unsupported(f'mount option "{word}" on "{destination}" is not supported')
+        elif bind and word.startswith(SUBPATH):
+            subpath = word.removeprefix(SUBPATH)
+        elif bind and word.startswith(OF_PROCESS):
+            pid, _colon, start = word.removeprefix(OF_PROCESS).partition(":")
+            if not (pid.isdigit() and start.isdigit()):
+                raise InvalidArgument(f'invalid option "{word}" of the bind mount on "{destination}"')
+            owner = int(pid), int(start)
         elif word not in _NO_MEANING and word:
             key, equals, value = word.partition("=")
             if bind:
@@ -120,6 +135,8 @@ def plan_mount(mount: Mount) -> MountPlan:
         tree_clr=tree_clr,
         propagation=propagation,
         propagation_recursive=propagation_recursive,
+        subpath=subpath,
+        owner=owner,
     )
 
 

@@ -12,9 +12,11 @@ from typing import TypeVar
 from longshore.errors import StartFailed
 from longshore.kernel import mounts
 from longshore.kernel.descriptors import close_quietly
-from longshore.kernel.paths import make_directories, make_file
+from longshore.kernel.namespaces import CLONE_NEWNS, setns
+from longshore.kernel.paths import make_directories, make_file, open_beneath
 from longshore.runtime.cgroup_layout import Layout
 from longshore.runtime.mount_options import MountPlan
+from longshore.runtime.records import open_proc
 from longshore.runtime.steps import words
 
 _Result = TypeVar("_Result")
@@ -142,7 +144,7 @@ class Mounter:
 
 
 def _clone(plan: MountPlan) -> int:
-    tree = mounts.open_tree(mounts.AT_FDCWD, plan.source, recursive=plan.recursive)
+    tree = _open_source(plan)
     # A detached copy is nobody's yet: no moment in which it is visible without its restrictions.
     propagation, tree_wide = (
         plan.propagation or mounts.MS_PRIVATE,
@@ -154,6 +156,41 @@ def _clone(plan: MountPlan) -> int:
     if plan.tree_set | plan.tree_clr:
         mounts.mount_setattr(tree, attr_set=plan.tree_set, attr_clr=plan.tree_clr, recursive=True)
     return tree
+
+
+def _open_source(plan: MountPlan) -> int:
+    """A detached copy of the source. What a container can change of its path is walked without following links."""
+    if plan.owner is not None:
+        return _open_source_of(plan, *plan.owner)
+    if not plan.subpath:
+        return mounts.open_tree(mounts.AT_FDCWD, plan.source, recursive=plan.recursive)
+    found = open_beneath(plan.source, plan.subpath)
+    try:
+        return mounts.open_tree(found, recursive=plan.recursive)
+    finally:
+        os.close(found)
+
+
+def _open_source_of(plan: MountPlan, pid: int, start: int) -> int:
+    """The source as that process has it. Only a member of its mount namespace may copy its mounts, open_tree(2)."""
+    process = open_proc(pid, start)
+    if process is None:
+        raise StartFailed(f'error mounting "{plan.source}" of process {pid}: it has ended')
+    ours = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    theirs = -1
+    try:
+        theirs = os.open("ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)
+        setns(theirs, CLONE_NEWNS)
+        try:
+            found = open_beneath("/", plan.source.lstrip("/"))
+            try:
+                return mounts.open_tree(found, recursive=plan.recursive)
+            finally:
+                os.close(found)
+        finally:
+            setns(ours, CLONE_NEWNS)
+    finally:
+        close_quietly(process, ours, theirs)
 
 
 def _guarded(plan: MountPlan, step: Callable[[MountPlan], _Result]) -> _Result:

@@ -53,6 +53,21 @@ def open_process(pid: int, start: int) -> int | None:
     return None
 
 
+def open_proc(pid: int, start: int) -> int | None:
+    """/proc/<pid> of the process with this start time, None when it is gone. The caller closes it.
+
+    The descriptor stays that process's: once it has ended, every look-up below says ESRCH, whoever has its number.
+    """
+    try:
+        folder = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    if start_time(pid) == start:
+        return folder
+    os.close(folder)
+    return None
+
+
 def write_state(state_dir: str, state: RunState) -> None:
     """Replace state.json. Not synced: the folder lives on tmpfs and is meaningless after a reboot."""
     fresh = f"{state_dir}/{_NEW_STATE_NAME}"

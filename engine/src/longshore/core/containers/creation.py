@@ -28,7 +28,7 @@ from longshore.core.names import check_name, random_name
 from longshore.core.spec import Surroundings, plan_spec
 from longshore.core.validate import available_cpus, check_apparmor, check_create, idle_log_options
 from longshore.errors import InvalidArgument, NotFound
-from longshore.kernel.paths import openat2
+from longshore.kernel.paths import open_beneath, openat2
 from longshore.oci.image_config import ContainerDefaults
 from longshore.runtime.messages import OverlayRoot
 
@@ -156,8 +156,9 @@ class Creator:
                     undo.callback(parts.volumes.unprepare, name)
                 if mount.copy_up and not any(path.iterdir()):
                     await self._copy_up(image, mount.target, path)
-                source = _inside(path, mount.subpath) if mount.subpath else str(path)
-                mount = replace(mount, name=name, source=source, driver="local")
+                if mount.subpath:
+                    _check_subpath(path, mount.subpath)
+                mount = replace(mount, name=name, source=str(path), driver="local")
             elif mount.type == "bind":
                 _bind_source(mount, created_by_binds=_is_from_binds(record, mount), undo=undo)
             ready.append(mount)
@@ -222,14 +223,18 @@ def _rmdir_quietly(folder: Path) -> None:
         pass  # somebody put something there meanwhile
 
 
-def _inside(volume: Path, subpath: str) -> str:
-    """A folder inside a volume, without following links. Raises InvalidArgument."""
-    path = volume
-    for part in Path(subpath).parts:
-        path = path / part
-        if path.is_symlink() or not path.exists():
-            raise InvalidArgument(f"subpath {subpath!r} does not exist in the volume (or is a link)")
-    return str(path)
+def _check_subpath(volume: Path, subpath: str) -> None:
+    """Refused now rather than at the start, which looks it up anew: until then a container may have swapped it.
+
+    Raises InvalidArgument.
+    """
+    try:
+        os.close(open_beneath(str(volume), subpath))
+    except OSError as cause:
+        raise InvalidArgument(
+            f"subpath {subpath!r} does not exist in the volume (or is a link)",
+            detail=cause.strerror or str(cause),
+        ) from cause
 
 
 _ARCHITECTURES: dict[str, str] = {"x86_64": "amd64", "aarch64": "arm64", "armhf": "arm"}

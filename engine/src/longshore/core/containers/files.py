@@ -25,6 +25,7 @@ from longshore.storage.whiteouts import is_whiteout
 T = TypeVar("T")
 
 _QUEUED = 8  # chunks between the thread that packs and the client; more would only cost memory
+_DEEPEST = 400  # a container can nest folders without end: each level costs a descriptor and a frame
 _GO_DIRECTORY, _GO_LINK, _GO_DEVICE, _GO_PIPE, _GO_SOCKET = 1 << 31, 1 << 27, 1 << 26, 1 << 25, 1 << 24
 _GO_SETUID, _GO_SETGID, _GO_CHARACTER, _GO_STICKY = 1 << 23, 1 << 22, 1 << 21, 1 << 20
 
@@ -90,14 +91,14 @@ class Files:
     async def _root(self, container: Container) -> AsyncGenerator[int, None]:
         """A descriptor of the root. A container that does not run cannot start or go meanwhile."""
         if container.running:
-            with closing(open_running(container.state.pid)) as fd:
+            with closing(open_running(container.state)) as fd:
                 yield fd
             return
         async with container.lock:
             if container.removed or container.state.status == "removing":
                 raise NotFound(f"No such container: {container.id}")
             if container.running:
-                with closing(open_running(container.state.pid)) as fd:
+                with closing(open_running(container.state)) as fd:
                     yield fd
                 return
             with closing(await in_thread(lambda: self._open_stopped(container))) as fd:
@@ -273,11 +274,13 @@ async def _chunks(stream: AsyncGenerator[dict[str, Any] | bytes, None]) -> Async
         await stream.aclose()
 
 
-def _compare(upper: int, image: int, prefix: str, found: list[tuple[str, int]]) -> bool:
+def _compare(upper: int, image: int, prefix: str, found: list[tuple[str, int]], depth: int = 0) -> bool:
     """Walk the upper directory; whether it holds mount points of ours and nothing else.
 
     Overlayfs: whiteouts are deleted files.
     """
+    if depth > _DEEPEST:
+        raise InvalidArgument("folders are nested too deeply", detail=f"{prefix[:200]}…")
     ours = others = False
     for name in os.listdir(upper):
         path = f"{prefix}/{name}"
@@ -297,7 +300,7 @@ def _compare(upper: int, image: int, prefix: str, found: list[tuple[str, int]]) 
         if stat.S_ISDIR(status.st_mode):
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
             with closing(os.open(name, flags, dir_fd=upper)) as below:
-                if _compare(below, image, path, found) and known:
+                if _compare(below, image, path, found, depth + 1) and known:
                     del found[place]  # /etc, which a start has copied up for them
     return ours and not others
 

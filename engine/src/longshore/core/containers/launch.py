@@ -23,6 +23,7 @@ from longshore.errors import Conflict, InvalidArgument, NotFound
 from longshore.runtime.cgroups import cgroup_path
 from longshore.runtime.client import Monitor
 from longshore.runtime.messages import Launch, LogTarget, OverlayRoot
+from longshore.runtime.records import open_proc, start_time
 
 
 class Launcher:
@@ -55,7 +56,7 @@ class Launcher:
                 undo.callback(attachment.close)
                 await attachment.connect()
             record.state.starting = True
-            record.state.pid = monitor.pid
+            record.state.pid, record.state.pid_start = monitor.pid, start_time(monitor.pid) or 0
             parts.store.save(container)
             record.state.started_at = await monitor.start()
             undo.pop_all()
@@ -122,6 +123,11 @@ class Launcher:
             peer = self._parts.store.get(name)
         except NotFound as cause:
             raise NotFound(f"No such container: {name}", detail=f"its {what} namespace is wanted") from cause
+        if what == "ipc" and peer.record.host_config.ipc_mode in ("none", "private"):
+            raise InvalidArgument(
+                f"cannot join IPC of container {name}: non-shareable IPC",
+                hint="use IpcMode:shareable for the donor container",
+            )
         if not peer.running:
             raise Conflict(
                 f"cannot join {what} namespace of a non running container: container {name} is not running"
@@ -131,17 +137,21 @@ class Launcher:
     def _surroundings(self, record: Record, files: dict[str, str]) -> spec.Surroundings:
         host = record.host_config
         namespaces: dict[str, str] = {}
-        shm = ""
+        shm_of: tuple[int, int] | None = None
         for kind, proc, mode in (
             ("network", "net", host.network_mode),
             ("pid", "pid", host.pid_mode),
             ("ipc", "ipc", host.ipc_mode),
         ):
             if mode.startswith("container:"):
-                pid = self._peer(mode, kind).state.pid
-                namespaces[kind] = f"/proc/{pid}/ns/{proc}"
+                state = self._peer(mode, kind).state
+                process = open_proc(state.pid, state.pid_start)
+                if process is None:
+                    raise Conflict(f"cannot join {kind} namespace: container {mode[10:]} has just ended")
+                os.close(process)
+                namespaces[kind] = f"/proc/{state.pid}/ns/{proc}"
                 if kind == "ipc":
-                    shm = f"/proc/{pid}/root/dev/shm"
+                    shm_of = state.pid, state.pid_start
         granted = devices.requested_devices(host.devices or ())
         if host.privileged:
             granted = [*devices.host_devices(), *granted]
@@ -149,7 +159,7 @@ class Launcher:
             cgroup_parent=self._parts.defaults.cgroup_parent,
             files=files,
             namespaces=namespaces,
-            shm=shm,
+            shm_of=shm_of,
             devices=granted,
             block_io=devices.block_io(host),
             capabilities=own_capabilities(),

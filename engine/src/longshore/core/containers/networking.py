@@ -9,6 +9,7 @@ from pathlib import Path
 from longshore.core.containers.container import Container
 from longshore.core.containers.parts import Defaults, Parts
 from longshore.core.containers.record import Record
+from longshore.core.containers.roots import open_running
 from longshore.core.model import EndpointIPAMConfig, EndpointSettings
 from longshore.core.ports import plan_mappings
 from longshore.errors import Conflict, EngineError, InvalidArgument, NotFound
@@ -140,10 +141,10 @@ class Joiner:
         record = container.record
         endpoint = self._parts.network.allocate(_request(record, network, settings, ()))
         try:
-            netns = os.open(f"/proc/{record.state.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as cause:
+            netns = open_running(record.state, "ns/net")
+        except Conflict:
             await self._parts.network.unplug(endpoint)
-            raise Conflict(f"container {container.id} has just ended") from cause
+            raise
         try:
             record.endpoints[network] = await self._parts.network.plug(endpoint, netns, None)
         except BaseException:

@@ -28,6 +28,7 @@ class State(msgspec.Struct):
 
     status: str = "created"
     pid: int = 0
+    pid_start: int = 0  # its start time: a pid alone may be another process's by now
     exit_code: int = 0
     error: str = ""
     oom_killed: bool = False

@@ -13,6 +13,7 @@ from longshore.core.tasks import spawn
 from longshore.errors import EngineError
 from longshore.runtime.client import read_exit, reconnect
 from longshore.runtime.messages import Exited
+from longshore.runtime.records import start_time
 from longshore.storage.trees import remove_tree
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,8 @@ class Restorer:
             return
         if monitor is not None:
             container.monitor = monitor
-            state.pid, state.started_at = monitor.pid, monitor.started_at
+            state.pid, state.pid_start = monitor.pid, start_time(monitor.pid) or 0
+            state.started_at = monitor.started_at
             state.status = state.status if state.status == "paused" else "running"
             state.starting, state.ever_started = False, True
             parts.store.save(container)

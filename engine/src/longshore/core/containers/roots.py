@@ -6,18 +6,21 @@ Closing the descriptor unmounts.
 """
 
 import asyncio
+import errno
 import os
+import stat
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from longshore.core.containers.record import MountPoint
+from longshore.core.containers.record import MountPoint, State
 from longshore.errors import Conflict, EngineError, Internal
 from longshore.kernel import mounts
 from longshore.kernel.namespaces import CLONE_NEWNS, unshare
-from longshore.kernel.paths import make_directories, make_file
+from longshore.kernel.paths import make_directories, make_file, open_beneath
 from longshore.runtime.messages import OverlayRoot
+from longshore.runtime.records import open_proc
 from longshore.runtime.rootfs import mount_root
 
 T = TypeVar("T")
@@ -56,7 +59,7 @@ def open_overlay(root: OverlayRoot, volumes: Sequence[MountPoint] = ()) -> int:
         root_fd = mount_root(root)
         try:
             for mount in volumes:
-                if mount.type != "tmpfs" and os.path.exists(mount.source):  # noqa: PTH110
+                if mount.type != "tmpfs":
                     _bind(root_fd, mount)
             return mounts.open_tree(root_fd, recursive=True)
         finally:
@@ -66,9 +69,16 @@ def open_overlay(root: OverlayRoot, volumes: Sequence[MountPoint] = ()) -> int:
 
 
 def _bind(root_fd: int, mount: MountPoint) -> None:
-    tree = mounts.open_tree(mounts.AT_FDCWD, mount.source, recursive=True)
     try:
-        make = make_directories if os.path.isdir(mount.source) else make_file  # noqa: PTH112
+        source = (
+            open_beneath(mount.source, mount.subpath) if mount.subpath else os.open(mount.source, os.O_PATH)
+        )
+    except OSError:
+        return  # the host's folder is gone, or a container put a link into the subpath: nothing to see there
+    with closing(source):
+        tree = mounts.open_tree(source, recursive=True)
+    try:
+        make = make_directories if stat.S_ISDIR(os.fstat(tree).st_mode) else make_file
         target = make(root_fd, mount.target)
         try:
             if not mount.read_write:
@@ -80,10 +90,19 @@ def _bind(root_fd: int, mount: MountPoint) -> None:
         os.close(tree)
 
 
-def open_running(pid: int) -> int:
-    """The root of a running container as its processes see it. Raises Conflict when it has just ended."""
+def open_running(state: State, name: str = "root") -> int:
+    """The root (or another entry of /proc/<pid>) of a running container as its processes see it.
+
+    The pid is never taken alone: of a process that got the number since, the root would be the host's.
+    Raises Conflict when the container has just ended.
+    """
+    flags = os.O_PATH if name == "root" else os.O_RDONLY
     try:
-        return os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        process = open_proc(state.pid, state.pid_start)
+        if process is None:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        with closing(process):
+            return os.open(name, flags | os.O_CLOEXEC, dir_fd=process)
     except OSError as cause:
         raise Conflict("the container has just ended", detail=cause.strerror or "") from cause
 

@@ -18,7 +18,7 @@ from longshore.kernel.paths import clean, filesystem_magic, make_directories, op
 from longshore.storage.content import space_errors
 
 CHUNK = 1 << 20
-_DEEPEST = 1000
+_DEEPEST = 400  # two descriptors and two frames of Python's stack each; a container can nest without end
 _XATTRS = ("security.capability", "user.")
 _PAX_XATTR = "SCHILY.xattr."
 
