@@ -9,8 +9,8 @@ import pytest
 from longshore.core.model import CreateRequest, decode
 from longshore.core.names import check_name, random_name
 from longshore.core.validate import (
-    check_apparmor,
     check_create,
+    check_labels,
     idle_log_options,
     log_limits,
     parse_capability,
@@ -41,7 +41,7 @@ def request(host: dict[str, Any] | None = None, **config: Any) -> CreateRequest:
         ({"CpusetCpus": "0-9"}, "Requested CPUs are not available - requested 0-9, available: 0-1"),
         ({"CpusetCpus": "a"}, "Invalid value a for cpuset CpusetCpus"),
         ({"PidsLimit": -2}, "PidsLimit"),
-        ({"CapAdd": ["SYS_FLY"]}, 'invalid capability: "SYS_FLY"'),
+        ({"CapAdd": ["SYS_FLY"]}, 'invalid capability: "SYS_FLY" in HostConfig.CapAdd'),
         ({"OomScoreAdj": 1001}, "range for oom score adj"),
         ({"ShmSize": -1}, "SHM size"),
         ({"RestartPolicy": {"Name": "sometimes"}}, "unknown policy 'sometimes'"),
@@ -50,8 +50,32 @@ def request(host: dict[str, Any] | None = None, **config: Any) -> CreateRequest:
         ({"Sysctls": {"kernel.core_pattern": "|/x"}}, "sysctl 'kernel.core_pattern' is not allowed"),
         ({"Sysctls": {"net.ipv4.ip_forward": "1\nkernel.x=1"}}, "invalid sysctl"),
         ({"Sysctls": {"net/../kernel/core_pattern": "x"}}, "invalid sysctl"),
+        ({"Sysctls": {"kernel.shm_rmid_forced": "1\nx"}}, "invalid sysctl"),
         ({"Sysctls": {"kernel.shm_rmid_forced+kernel.core_pattern": "1"}}, "invalid sysctl"),
+        ({"Sysctls": {"kernel.shm_rmid_forced": "1+kernel.core_pattern=|/x"}}, "invalid sysctl"),
+        ({"Sysctls": {"kernel.shm_rmid_forced": "1=1"}}, "HostConfig.Sysctls"),
         ({"Sysctls": {"net.core.somaxconn": "1"}, "NetworkMode": "host"}, "host network namespace"),
+        ({"PidsLimit": 1 << 23}, "PidsLimit"),
+        ({"CpuShares": 1 << 20}, "CpuShares"),
+        ({"CpuRealtimeRuntime": 2_000_000}, "HostConfig.CpuRealtimeRuntime"),
+        ({"CpusetMems": "3-1"}, "CpusetMems"),
+        ({"Ulimits": [{"Name": "nofile", "Soft": -2, "Hard": -5}]}, "invalid ulimit nofile: -2:-5"),
+        ({"Ulimits": [{"Name": "core"}, {"Name": "core"}]}, "given twice in HostConfig.Ulimits"),
+        ({"DeviceRequests": [{"Count": -2}]}, "HostConfig.DeviceRequests"),
+        ({"DeviceRequests": [{"Count": 1, "DeviceIDs": ["0"]}]}, "both Count and DeviceIDs"),
+        ({"Devices": [{"PathOnHost": "/dev/x", "PathInContainer": "/a/../b"}]}, "HostConfig.Devices"),
+        ({"DnsSearch": ["a\nnameserver 1.1.1.1"]}, "DnsSearch"),
+        ({"DnsOptions": ["a b"]}, "DnsOptions"),
+        ({"Dns": ["a"]}, "nameserver address: 'a' in HostConfig.Dns"),
+        ({"Links": ["db:a b"]}, "bad format for links: db:a b"),
+        ({"Links": ["db"], "NetworkMode": "host"}, "can't be used with links"),
+        ({"ConsoleSize": [-1, 70000]}, "ConsoleSize"),
+        ({"Annotations": {"": "x"}}, "Annotations"),
+        ({"VolumeDriver": "nfs"}, 'volume plugin nfs: plugin "nfs" not found'),
+        ({"GroupAdd": ["a\nb"]}, "GroupAdd"),
+        ({"SecurityOpt": ["systempaths=open"]}, "SecurityOpt"),
+        ({"Cgroup": "container:x"}, "invalid Cgroup"),
+        ({"KernelMemory": -1}, "KernelMemory"),
         ({"LogConfig": {"Type": "syslog"}}, "no log driver named 'syslog'"),
         ({"LogConfig": {"Config": {"max-sizes": "1"}}}, "unknown log opt 'max-sizes'"),
         ({"LogConfig": {"Config": {"max-size": "much"}}}, "max-size"),
@@ -70,7 +94,6 @@ def request(host: dict[str, Any] | None = None, **config: Any) -> CreateRequest:
         ({"Devices": [{"PathOnHost": "dev/x"}]}, "invalid device path"),
         ({"ExtraHosts": ["x"]}, "bad format for add-host"),
         ({"Runtime": "kata"}, "unknown or invalid runtime name: kata"),
-        ({"DeviceRequests": [{"Count": -1}]}, "device driver"),
         ({"StorageOpt": {"size": "1g"}}, "HostConfig.StorageOpt is not supported"),
         ({"BlkioWeight": 5}, "Range of blkio weight"),
         ({"BlkioWeightDevice": [{"Path": "/dev/x", "Weight": 5}]}, "invalid weight for device: /dev/x:5"),
@@ -123,9 +146,9 @@ def test_good_values_pass(host: dict[str, Any]) -> None:
 def test_an_apparmor_profile_needs_apparmor() -> None:
     asked = request({"SecurityOpt": ["apparmor=mine"]}).host_config
     with pytest.raises(Unsupported, match="apparmor=mine needs AppArmor"):
-        check_apparmor(asked, enabled=False)
-    check_apparmor(asked, enabled=True)
-    check_apparmor(request({"SecurityOpt": ["apparmor:unconfined"]}).host_config, enabled=False)
+        check_labels(asked, apparmor=False)
+    check_labels(asked, apparmor=True)
+    check_labels(request({"SecurityOpt": ["apparmor:unconfined"]}).host_config, apparmor=False)
 
 
 def test_log_options_without_effect() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from longshore.core.containers.attach import Streams
 from longshore.core.containers.container import Container
 from longshore.core.containers.launch import own_capabilities
+from longshore.core.containers.links import environment, find_links
 from longshore.core.containers.parts import Parts
 from longshore.core.model import ExecRequest
 from longshore.core.spec import plan_exec
@@ -89,7 +90,10 @@ class Execs:
         request = session.request
         session.started = True
         attach = not detach and (request.attach_stdin or request.attach_stdout or request.attach_stderr)
-        process = plan_exec(session.container.record, request, own_capabilities())
+        record = session.container.record
+        process = plan_exec(
+            record, request, own_capabilities(), environment(record, find_links(self._parts, record))
+        )
         try:
             session.execution = await monitor.exec(
                 Exec(session.id, process, attach=attach, stdin=attach and request.attach_stdin)

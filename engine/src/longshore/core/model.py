@@ -110,6 +110,19 @@ class ThrottleDevice(Wire):
     rate: int = 0
 
 
+class DeviceRequest(Wire):
+    """`docker run --gpus` (a driver's name or none, capabilities [["gpu"]]) and `--device vendor/class=name` ("cdi").
+
+    `count` -1 means all.
+    """
+
+    driver: str = ""
+    count: int = 0
+    device_ids: list[str] | None = msgspec.field(default=None, name="DeviceIDs")
+    capabilities: list[list[str]] | None = None
+    options: dict[str, str] | None = None
+
+
 class BindOptions(Wire, omit_defaults=True):
     propagation: str = ""
     non_recursive: bool = False
@@ -133,6 +146,11 @@ class VolumeOptions(Wire, omit_defaults=True):
 class TmpfsOptions(Wire, omit_defaults=True):
     size_bytes: int = 0
     mode: int = 0
+    options: list[list[str]] | None = None
+
+
+class ImageOptions(Wire, omit_defaults=True):
+    subpath: str = ""
 
 
 class MountRequest(Wire, omit_defaults=True):
@@ -145,6 +163,7 @@ class MountRequest(Wire, omit_defaults=True):
     consistency: str = ""
     bind_options: BindOptions | None = None
     volume_options: VolumeOptions | None = None
+    image_options: ImageOptions | None = None
     tmpfs_options: TmpfsOptions | None = None
 
 
@@ -173,7 +192,9 @@ class Resources(Wire):
     cpuset_mems: str = ""
     devices: list[DeviceMapping] | None = None
     device_cgroup_rules: list[str] | None = None
-    device_requests: list[Any] | None = None
+    device_requests: list[DeviceRequest] | None = None
+    kernel_memory: int = 0
+    kernel_memory_tcp: int = msgspec.field(default=0, name="KernelMemoryTCP")
     memory_reservation: int = 0
     memory_swap: int = 0
     memory_swappiness: int | None = None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
+from longshore.core.cdi import Edits
 from longshore.core.containers.record import MountPoint, Record
 from longshore.core.model import ExecRequest, HostConfig
 from longshore.core.model import Resources as Limits
@@ -42,6 +43,7 @@ DEFAULT_CAPABILITIES = tuple(
 )
 ALL_CAPABILITIES = tuple(f"CAP_{name}" for name in CAPABILITIES)
 CPU_PERIOD = 100_000  # the kernel's own default, 100 ms
+_RESERVED_ANNOTATIONS = ("longshore.", "org.systemd.", "run.oci.")  # those configure runtimes
 INFINITY = (1 << 64) - 1
 
 # Null, zero, full, random, urandom, tty, console, ptmx and the pts: what every container may open. Nodes of any
@@ -72,6 +74,8 @@ class Surroundings:
     shm_of: tuple[int, int] | None = None
     devices: Sequence[tuple[oci.Device, str]] = ()  # with the letters of rwm that are allowed
     block_io: oci.BlockIo | None = None  # limits on single disks
+    edits: Edits = field(default_factory=Edits)  # of CDI devices
+    env: Sequence[str] = ()  # of links
     capabilities: Sequence[str] = ALL_CAPABILITIES  # what this machine can give
     architecture: str = "x86_64"
 
@@ -82,7 +86,11 @@ def plan_spec(record: Record, around: Surroundings) -> oci.Spec:
     namespaces = _namespaces(host, around)
     private_uts = any(space.type == "uts" and not space.path for space in namespaces)
     capabilities = plan_capabilities(host, around.capabilities)
-    annotations: dict[str, str] = {}
+    annotations = {
+        name: value
+        for name, value in (host.annotations or {}).items()
+        if not name.startswith(_RESERVED_ANNOTATIONS)
+    }
     seccomp: oci.Seccomp | None = None
     profile = security_options(host).get("seccomp", "")
     if not host.privileged and profile in ("", "builtin"):
@@ -92,12 +100,13 @@ def plan_spec(record: Record, around: Surroundings) -> oci.Spec:
     if host.init:
         annotations[oci.INIT_ANNOTATION] = "true"
     return oci.Spec(
-        process=_process(record, capabilities),
+        process=_process(record, around, capabilities),
         root=oci.Root(path="rootfs", readonly=host.readonly_rootfs),
         hostname=record.config.hostname if private_uts else "",
         domainname=record.config.domainname if private_uts else "",
         mounts=tuple(_mounts(record, around)),
         annotations=annotations,
+        hooks=around.edits.hooks_value(),
         linux=oci.Linux(
             namespaces=namespaces,
             devices=tuple(device for device, _ in around.devices),
@@ -149,21 +158,21 @@ def plan_env(defaults: Iterable[str], *overrides: Iterable[str]) -> tuple[str, .
     return tuple(result.values())
 
 
-def container_env(record: Record, tty: bool) -> tuple[str, ...]:
+def container_env(record: Record, tty: bool, links: Iterable[str] = ()) -> tuple[str, ...]:
     defaults = [DEFAULT_PATH, f"HOSTNAME={record.config.hostname}"]
-    return plan_env(defaults, ["TERM=xterm"] if tty else [], record.config.env or ())
+    return plan_env(defaults, ["TERM=xterm"] if tty else [], links, record.config.env or ())
 
 
-def _process(record: Record, capabilities: tuple[str, ...]) -> oci.Process:
+def _process(record: Record, around: Surroundings, capabilities: tuple[str, ...]) -> oci.Process:
     config, host = record.config, record.host_config
     height, width = host.console_size
     return oci.Process(
         args=(record.path, *record.args),
-        env=container_env(record, config.tty),
+        env=plan_env(container_env(record, config.tty, around.env), around.edits.env),
         cwd=config.working_dir or "/",
         terminal=config.tty,
         console_size=oci.Box(height, width) if config.tty and height and width else None,
-        user=plan_user(config.user, host.group_add or ()),
+        user=plan_user(config.user, host.group_add or (), around.edits.gids),
         capabilities=_capability_sets(capabilities),
         rlimits=plan_rlimits(host),
         no_new_privileges=security_options(host).get("no-new-privileges") == "true",
@@ -172,7 +181,9 @@ def _process(record: Record, capabilities: tuple[str, ...]) -> oci.Process:
     )
 
 
-def plan_exec(record: Record, request: ExecRequest, available: Sequence[str]) -> oci.Process:
+def plan_exec(
+    record: Record, request: ExecRequest, available: Sequence[str], links: Iterable[str] = ()
+) -> oci.Process:
     """One more process in a running container; it gets what the container has unless the request says more."""
     host = record.host_config
     capabilities = (
@@ -183,7 +194,7 @@ def plan_exec(record: Record, request: ExecRequest, available: Sequence[str]) ->
     height, width = request.console_size or (0, 0)
     return oci.Process(
         args=tuple(request.cmd or ()),
-        env=plan_env(container_env(record, request.tty), request.env or ()),
+        env=plan_env(container_env(record, request.tty, links), request.env or ()),
         cwd=request.working_dir or record.config.working_dir or "/",
         terminal=request.tty,
         console_size=oci.Box(height, width) if request.tty and height and width else None,
@@ -196,9 +207,9 @@ def plan_exec(record: Record, request: ExecRequest, available: Sequence[str]) ->
     )
 
 
-def plan_user(text: str, groups: Sequence[str]) -> oci.User:
+def plan_user(text: str, groups: Sequence[str], gids: Sequence[int] = ()) -> oci.User:
     """The text goes to init as it is, which looks it up inside the container; nobody means root, with its groups."""
-    return oci.User(username=text or "0", additional_groups=tuple(groups))
+    return oci.User(username=text or "0", additional_groups=tuple(groups), additional_gids=tuple(gids))
 
 
 def _capability_sets(names: tuple[str, ...]) -> oci.Capabilities:
@@ -284,6 +295,7 @@ def _mounts(record: Record, around: Surroundings) -> Iterable[oci.Mount]:
         if target not in taken
     ]
     own = [_user_mount(mount) for mount in record.mounts]
+    own += [mount for mount in around.edits.mounts if mount.destination not in taken]
     yield from sorted([*own, *files], key=lambda mount: mount.destination.count("/"))
 
 
@@ -316,6 +328,7 @@ def plan_resources(
         or limits.memory_swap
         or limits.memory_reservation
         or limits.memory_swappiness is not None
+        or limits.oom_kill_disable
     ):
         memory = oci.Memory(
             limit=limits.memory or None,
@@ -367,5 +380,7 @@ def _cpu(limits: Limits) -> oci.Cpu | None:
         period=period,
         cpus=limits.cpuset_cpus,
         mems=limits.cpuset_mems,
+        realtime_period=limits.cpu_realtime_period or None,
+        realtime_runtime=limits.cpu_realtime_runtime or None,
     )
     return cpu if cpu != oci.Cpu() else None

@@ -16,7 +16,7 @@ import longshore
 from longshore.core.clock import now, parse_rfc3339
 from longshore.core.containers.inspect import DRIVER
 from longshore.core.containers.parts import Parts
-from longshore.core.validate import available_cpus
+from longshore.core.limits import available_cpus
 from longshore.errors import EngineError
 from longshore.runtime.cgroup_layout import layout
 

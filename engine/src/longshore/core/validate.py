@@ -1,19 +1,26 @@
 """The door of create and update: sizes, names, numbers and words are judged here, with Docker's texts. Pure."""
 
-import os
 import re
 import signal
 from collections.abc import Iterable, Mapping, Sequence
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from longshore.core.model import Config, CreateRequest, HealthConfig, HostConfig, LogConfig, Resources
+from longshore.core.fields import about
+from longshore.core.limits import check_resources
+from longshore.core.model import (
+    Config,
+    CreateRequest,
+    EndpointSettings,
+    HealthConfig,
+    HostConfig,
+    LogConfig,
+)
 from longshore.core.ports import expand_bindings, expand_exposed
 from longshore.core.restart import check_policy
 from longshore.errors import InvalidArgument, Unsupported
+from longshore.network.files import parse_extra_host
 from longshore.oci import units
 
-MIB = 1 << 20
-SMALLEST_MEMORY = 6 * MIB  # Docker's floor: less does not start anything
 SHORTEST_PROBE = 1_000_000  # 1 ms
 
 CAPABILITIES = [
@@ -63,29 +70,12 @@ _IPC_SYSCTLS = frozenset(
     f"kernel.{name}"
     for name in ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced")
 )
-_ULIMITS = frozenset(
-    [
-        "as",
-        "core",
-        "cpu",
-        "data",
-        "fsize",
-        "locks",
-        "memlock",
-        "msgqueue",
-        "nice",
-        "nofile",
-        "nproc",
-        "rss",
-        "rtprio",
-        "rttime",
-        "sigpending",
-        "stack",
-    ]
-)
+# No setting of a namespace has more; newline, plus and equals would begin another one in other engines (CVE-2022-0811).
+_SYSCTL_VALUE = re.compile(r"[A-Za-z0-9_.,:/ \t-]{0,1024}")
+RUNTIMES = frozenset({"", "longshore", "runc", "io.containerd.runc.v2"})
+_LONGEST_STOP = 10**9  # seconds; a timer further away is none
 _HOSTNAME = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_])?\.?")
 _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
-_CPUSET = re.compile(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*")
 
 
 def parse_signal(text: str) -> int:
@@ -117,8 +107,40 @@ def check_create(request: CreateRequest, *, cpus: int) -> None:
     """Everything that can be judged without looking at other objects. Raises InvalidArgument naming the field."""
     check_config(request)
     check_host(request.host_config, cpus=cpus)
-    for settings in (request.networking_config.endpoints_config or {}).values():
-        check_mac(settings.mac_address)
+    for name, settings in (request.networking_config.endpoints_config or {}).items():
+        with about(f"NetworkingConfig.EndpointsConfig[{name!r}]"):
+            check_endpoint(settings)
+
+
+def check_endpoint(settings: EndpointSettings) -> None:
+    """What one network is asked for. Raises InvalidArgument."""
+    check_mac(settings.mac_address)
+    wanted = settings.ipam_config
+    if wanted is not None:
+        if wanted.ipv4_address:
+            _check_ip(wanted.ipv4_address, "IPv4Address", 4)
+        if wanted.ipv6_address:
+            _check_ip(wanted.ipv6_address, "IPv6Address", 6)
+            raise InvalidArgument(
+                "IPv6 addresses are not supported yet", detail=f"IPv6Address {wanted.ipv6_address}"
+            )
+        for text in wanted.link_local_ips or ():
+            address = _check_ip(text, "LinkLocalIPs", 4)
+            if not address.is_link_local:
+                raise InvalidArgument(f"invalid LinkLocalIPs: {text!r} is not in 169.254.0.0/16")
+    for name in settings.aliases or ():
+        if not _HOSTNAME.fullmatch(name) or len(name) > 255:
+            raise InvalidArgument(f"invalid network alias: {name!r}", detail="Aliases")
+
+
+def _check_ip(text: str, field: str, version: int) -> IPv4Address | IPv6Address:
+    try:
+        address = ip_address(text)
+    except ValueError as cause:
+        raise InvalidArgument(f"invalid {field}: {text!r}") from cause
+    if address.version != version:
+        raise InvalidArgument(f"invalid {field}: {text!r} is not of IPv{version}")
+    return address
 
 
 def check_config(config: Config) -> None:
@@ -126,24 +148,33 @@ def check_config(config: Config) -> None:
         raise InvalidArgument(f"invalid hostname format: {config.hostname}")
     if len(config.domainname) > 64 or (config.domainname and not _HOSTNAME.fullmatch(config.domainname)):
         raise InvalidArgument(f"invalid domainname format: {config.domainname}")
-    if config.working_dir and not config.working_dir.startswith("/"):
-        raise InvalidArgument(
-            f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute path"
-        )
+    with about("WorkingDir"):
+        if config.working_dir and not config.working_dir.startswith("/"):
+            raise InvalidArgument(
+                f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute path"
+            )
+        if "\0" in config.working_dir or len(config.working_dir) > 4095:
+            raise InvalidArgument("the working directory is invalid: a NUL character or too long")
     if config.stop_signal:
-        parse_signal(config.stop_signal)
-    if config.stop_timeout is not None and config.stop_timeout < -1:
+        with about("StopSignal"):
+            parse_signal(config.stop_signal)
+    if config.stop_timeout is not None and not -1 <= config.stop_timeout <= _LONGEST_STOP:
         raise InvalidArgument(f"invalid StopTimeout: {config.stop_timeout}")
     check_mac(config.mac_address or "")
-    check_env(config.env or ())
-    for field, words in (("Cmd", config.cmd), ("Entrypoint", config.entrypoint)):
+    with about("Env"):
+        check_env(config.env or ())
+    for field, words in (("Cmd", config.cmd), ("Entrypoint", config.entrypoint), ("Shell", config.shell)):
         if any("\0" in word for word in words or ()):
             raise InvalidArgument(f"invalid {field}: a NUL character")
-    if "\0" in config.user or "\n" in config.user or len(config.user) > 512:
+    if re.search(r"[\0\n\r]", config.user) or len(config.user) > 512:
         raise InvalidArgument(f"invalid User: {config.user!r}")
-    expand_exposed(config.exposed_ports)
+    if "" in (config.labels or {}):
+        raise InvalidArgument("invalid Labels: an empty name")
+    with about("ExposedPorts"):
+        expand_exposed(config.exposed_ports)
     if config.healthcheck:
-        check_health(config.healthcheck)
+        with about("Healthcheck"):
+            check_health(config.healthcheck)
 
 
 def check_env(env: Iterable[str]) -> None:
@@ -171,48 +202,108 @@ def check_health(health: HealthConfig) -> None:
 
 def check_host(host: HostConfig, *, cpus: int) -> None:
     check_resources(host, cpus=cpus)
-    check_policy(host.restart_policy)
+    with about("HostConfig.RestartPolicy"):
+        check_policy(host.restart_policy)
     if host.auto_remove and host.restart_policy.name not in ("", "no"):
         raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
-    for name in (*(host.cap_add or ()), *(host.cap_drop or ())):
-        parse_capability(name)
-    if host.shm_size < 0:
-        raise InvalidArgument("SHM size can not be less than 0")
-    if not -1000 <= host.oom_score_adj <= 1000:
-        raise InvalidArgument(f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]")
-    expand_bindings(host.port_bindings)
+    for field, names in (("CapAdd", host.cap_add), ("CapDrop", host.cap_drop)):
+        with about(f"HostConfig.{field}"):
+            for name in names or ():
+                parse_capability(name)
+    with about("HostConfig.ShmSize"):
+        if host.shm_size < 0:
+            raise InvalidArgument("SHM size can not be less than 0")
+    with about("HostConfig.OomScoreAdj"):
+        if not -1000 <= host.oom_score_adj <= 1000:
+            raise InvalidArgument(
+                f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]"
+            )
+    with about("HostConfig.PortBindings"):
+        expand_bindings(host.port_bindings)
     _check_modes(host)
-    _check_sysctls(host)
-    _check_log(host)
-    for text in host.extra_hosts or ():
-        name, _, address = text.replace("=", ":", 1).partition(":")
-        if not name or not address:
-            raise InvalidArgument(f"bad format for add-host: {text!r}")
-    for server in host.dns or ():
-        _check_address(server, "nameserver")
+    with about("HostConfig.Sysctls"):
+        _check_sysctls(host)
+    with about("HostConfig.LogConfig"):
+        _check_log(host)
+    _check_names(host)
     for name in host.group_add or ():
-        if not name or "\0" in name or len(name) > 256:
+        if not name or re.search(r"[\0\n\r:,]", name) or len(name) > 256:
             raise InvalidArgument(f"invalid GroupAdd: {name!r}")
-    for text in host.security_opt or ():
-        parse_security_option(text)
-    if host.runtime not in ("", "longshore", "runc", "io.containerd.runc.v2"):
-        raise InvalidArgument(f"unknown or invalid runtime name: {host.runtime}")
-    if host.device_requests:
-        raise InvalidArgument(
-            "could not select a device driver: DeviceRequests are not supported", hint="use --device"
-        )
-    if host.isolation not in ("", "default"):
-        raise InvalidArgument(f"Invalid isolation: {host.isolation!r} - linux only supports 'default'")
+    with about("HostConfig.SecurityOpt"):
+        for text in host.security_opt or ():
+            parse_security_option(text)
+    with about("HostConfig.Runtime"):
+        if host.runtime not in RUNTIMES:
+            raise InvalidArgument(
+                f"unknown or invalid runtime name: {host.runtime}",
+                hint="the engine runs every container itself; leave the name out",
+            )
+    with about("HostConfig.Isolation"):
+        if host.isolation not in ("", "default"):
+            raise InvalidArgument(f"Invalid isolation: {host.isolation!r} - linux only supports 'default'")
     if host.storage_opt:
         raise InvalidArgument(
-            "HostConfig.StorageOpt is not supported",
+            "HostConfig.StorageOpt is not supported: a size needs project quotas below the layers",
             hint="limit what a container writes with a --tmpfs of a size",
         )
-    if host.links:
-        raise InvalidArgument("HostConfig.Links is not supported", hint="use a network and container names")
+    with about("HostConfig.VolumeDriver"):
+        check_volume_driver(host.volume_driver)
+    if host.cgroup:
+        raise InvalidArgument(f"invalid Cgroup: {host.cgroup!r}", hint="use CgroupParent or CgroupnsMode")
+    if any(not 0 <= number <= 0xFFFF for number in host.console_size):
+        raise InvalidArgument(f"invalid ConsoleSize: {list(host.console_size)}")
+    if any(not name or "\0" in name + value for name, value in (host.annotations or {}).items()):
+        raise InvalidArgument("invalid Annotations: an empty name or a NUL character")
     for name in (host.readonly_paths or []) + (host.masked_paths or []):
-        if not name.startswith("/"):
-            raise InvalidArgument(f"invalid masked or read-only path {name!r}: not absolute")
+        if not name.startswith("/") or "\0" in name or len(name) > 4095:
+            raise InvalidArgument(
+                f"invalid masked or read-only path {name[:80]!r}: not absolute",
+                detail="HostConfig.MaskedPaths and ReadonlyPaths",
+            )
+
+
+def check_volume_driver(name: str) -> None:
+    """Raises InvalidArgument in dockerd's words for any driver but "local"."""
+    if name not in ("", "local"):
+        raise InvalidArgument(
+            f'error looking up volume plugin {name}: plugin "{name}" not found', hint="the driver is local"
+        )
+
+
+def _check_names(host: HostConfig) -> None:
+    """What ends up in the container's hosts and resolv.conf: one line each, and nothing else."""
+    with about("HostConfig.ExtraHosts"):
+        for text in host.extra_hosts or ():
+            parse_extra_host(text, "host-gateway")
+    with about("HostConfig.Dns"):
+        for server in host.dns or ():
+            _check_address(server, "nameserver")
+    for field, words in (("DnsSearch", host.dns_search), ("DnsOptions", host.dns_options)):
+        for word in words or ():
+            if not re.fullmatch(r"[!-~]{1,255}", word):
+                raise InvalidArgument(f"invalid {field}: {word!r} is not one word")
+    with about("HostConfig.Links"):
+        for text in host.links or ():
+            parse_link(text)
+    if host.links and host.network_mode == "host":
+        raise InvalidArgument("conflicting options: host type networking can't be used with links")
+    if host.links and host.network_mode.startswith("container:"):
+        raise InvalidArgument(
+            "conflicting options: container type network can't be used with links. "
+            "This would result in undefined behavior"
+        )
+
+
+def parse_link(text: str) -> tuple[str, str]:
+    """ "db:database" or "db" as (container, alias); inspect's "/db:/web/database" is read too.
+
+    Raises InvalidArgument in docker's words.
+    """
+    name, colon, alias = text.partition(":")
+    alias = alias.rpartition("/")[2] if colon else name.rpartition("/")[2]
+    if not name or not _HOSTNAME.fullmatch(alias) or ":" in alias or re.search(r"\s", name):
+        raise InvalidArgument(f"bad format for links: {text}", hint="write CONTAINER:ALIAS")
+    return name, alias
 
 
 def _check_address(text: str, what: str) -> None:
@@ -235,17 +326,26 @@ def parse_security_option(text: str) -> tuple[str, str]:
         name, _, value = text.partition(":")
     if name == "no-new-privileges" and value in ("", "true", "false"):
         return name, value or "true"
+    if name == "systempaths" and value != "unconfined":
+        raise InvalidArgument(f"invalid --security-opt 2: {text!r}")
+    if name == "writable-cgroups" and value not in ("", "true", "false"):
+        raise InvalidArgument(f"invalid --security-opt 2: {text!r}")
     if name in ("seccomp", "apparmor", "label", "systempaths", "writable-cgroups") and (
-        value or name == "label"
+        value or name in ("label", "writable-cgroups")
     ):
         return name, value
     raise InvalidArgument(f"invalid --security-opt 2: {text!r}")
 
 
-def check_apparmor(host: HostConfig, *, enabled: bool) -> None:
-    """Raises Unsupported when a profile is asked for that nobody would enforce."""
+def check_labels(host: HostConfig, *, apparmor: bool) -> None:
+    """Raises Unsupported when a profile or label is asked for that nobody would enforce."""
     for name, value in (parse_security_option(text) for text in host.security_opt or ()):
-        if name == "apparmor" and value != "unconfined" and not enabled:
+        if name == "label" and value not in ("", "disable"):
+            raise Unsupported(
+                f"--security-opt label={value} needs SELinux, which this engine does not drive",
+                hint="leave the option out, or say label=disable",
+            )
+        if name == "apparmor" and value != "unconfined" and not apparmor:
             raise Unsupported(
                 f"--security-opt apparmor={value} needs AppArmor, which this kernel does not run",
                 hint="leave the option out, or say apparmor=unconfined",
@@ -273,7 +373,7 @@ def _check_modes(host: HostConfig) -> None:
 
 def _check_sysctls(host: HostConfig) -> None:
     for key, value in (host.sysctls or {}).items():
-        if not re.fullmatch(r"[a-zA-Z0-9_.\-/]+", key) or ".." in key or re.search(r"[\0\n\r]", value):
+        if not re.fullmatch(r"[a-zA-Z0-9_.\-/]+", key) or ".." in key:
             raise InvalidArgument(f"invalid sysctl {key!r}")
         name = key.replace("/", ".")
         if name.startswith("net."):
@@ -287,6 +387,8 @@ def _check_sysctls(host: HostConfig) -> None:
                 raise InvalidArgument(f"sysctl '{key}' not allowed in host uts namespace")
         else:
             raise InvalidArgument(f"sysctl '{key}' is not allowed: it is not in a separate kernel namespace")
+        if not _SYSCTL_VALUE.fullmatch(value):
+            raise InvalidArgument(f"invalid sysctl {key!r}", detail=f"value {value[:80]!r}")
 
 
 def _check_log(host: HostConfig) -> None:
@@ -333,95 +435,3 @@ def parse_size(text: str, field: str) -> int:
         return units.parse_size(text)
     except InvalidArgument as cause:
         raise InvalidArgument(f"{cause.what} of {field}", hint=cause.hint) from cause
-
-
-def check_resources(limits: Resources, *, cpus: int) -> None:
-    """Raises InvalidArgument."""
-    _check_memory(limits)
-    if limits.nano_cpus < 0 or limits.nano_cpus > cpus * 10**9:
-        raise InvalidArgument(
-            f"Range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
-        )
-    if limits.nano_cpus and (limits.cpu_period or limits.cpu_quota):
-        other = "Period" if limits.cpu_period else "Quota"
-        raise InvalidArgument(f"Conflicting options: Nano CPUs and CPU {other} cannot both be set.")
-    if limits.cpu_period and not 1000 <= limits.cpu_period <= 1_000_000:
-        raise InvalidArgument(
-            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)"
-        )
-    if limits.cpu_quota > 0 and limits.cpu_quota < 1000:
-        raise InvalidArgument("CPU cfs quota can not be less than 1ms (i.e. 1000)")
-    if limits.cpu_shares < 0:
-        raise InvalidArgument(f"invalid CpuShares: {limits.cpu_shares}")
-    _check_cpuset(limits.cpuset_cpus, "CpusetCpus", cpus)
-    _check_cpuset(limits.cpuset_mems, "CpusetMems", 1024)
-    if limits.pids_limit is not None and limits.pids_limit < -1:
-        raise InvalidArgument(f"invalid PidsLimit: {limits.pids_limit}")
-    for ulimit in limits.ulimits or ():
-        if ulimit.name not in _ULIMITS:
-            raise InvalidArgument(f"invalid ulimit type: {ulimit.name}")
-        if ulimit.hard != -1 and (ulimit.soft > ulimit.hard or ulimit.soft == -1):
-            raise InvalidArgument(
-                f"ulimit soft limit must be less than or equal to hard limit: {ulimit.soft} > {ulimit.hard}"
-            )
-    for device in limits.devices or ():
-        if not device.path_on_host.startswith("/"):
-            raise InvalidArgument(f"invalid device path {device.path_on_host!r}")
-        if not set(device.cgroup_permissions) <= set("rwm"):
-            raise InvalidArgument(f"invalid device permissions {device.cgroup_permissions!r}")
-    _check_disks(limits)
-    parent = limits.cgroup_parent
-    if ".." in parent.split("/") or "\0" in parent:
-        raise InvalidArgument(f"invalid CgroupParent {parent!r}")
-
-
-def _check_disks(limits: Resources) -> None:
-    if limits.blkio_weight and not 10 <= limits.blkio_weight <= 1000:
-        raise InvalidArgument("Range of blkio weight is from 10 to 1000")
-    for weight in limits.blkio_weight_device or ():
-        if not weight.path.startswith("/") or not 10 <= weight.weight <= 1000:
-            raise InvalidArgument(f"invalid weight for device: {weight.path}:{weight.weight}")
-    for field, throttles in (
-        ("BlkioDeviceReadBps", limits.blkio_device_read_bps),
-        ("BlkioDeviceWriteBps", limits.blkio_device_write_bps),
-        ("BlkioDeviceReadIOps", limits.blkio_device_read_iops),
-        ("BlkioDeviceWriteIOps", limits.blkio_device_write_iops),
-    ):
-        for throttle in throttles or ():
-            if not throttle.path.startswith("/") or throttle.rate <= 0:
-                raise InvalidArgument(f"invalid rate for device in {field}: {throttle.path}:{throttle.rate}")
-
-
-def _check_memory(limits: Resources) -> None:
-    memory, swap, reservation = limits.memory, limits.memory_swap, limits.memory_reservation
-    if memory and memory < SMALLEST_MEMORY:
-        raise InvalidArgument("Minimum memory limit allowed is 6MB")
-    if swap < -1:
-        raise InvalidArgument(f"invalid MemorySwap: {swap}")
-    if swap > 0 and not memory:
-        raise InvalidArgument("You should always set the Memory limit when using Memoryswap limit, see usage")
-    if swap > 0 and swap < memory:
-        raise InvalidArgument("Minimum memoryswap limit should be larger than memory limit, see usage")
-    if reservation and reservation < SMALLEST_MEMORY:
-        raise InvalidArgument("Minimum memory reservation allowed is 6MB")
-    if reservation and memory and memory < reservation:
-        raise InvalidArgument("Minimum memory limit can not be less than memory reservation limit, see usage")
-    swappiness = limits.memory_swappiness
-    if swappiness is not None and not -1 <= swappiness <= 100:
-        raise InvalidArgument(f"Invalid value: {swappiness}, valid memory swappiness range is 0-100")
-
-
-def _check_cpuset(text: str, field: str, count: int) -> None:
-    if not text:
-        return
-    if not _CPUSET.fullmatch(text):
-        raise InvalidArgument(f"Invalid value {text} for cpuset {field}")
-    numbers = [int(number) for number in re.findall(r"\d+", text)]
-    if field == "CpusetCpus" and max(numbers) >= count:
-        raise InvalidArgument(
-            f"Requested CPUs are not available - requested {text}, available: 0-{count - 1}"
-        )
-
-
-def available_cpus() -> int:
-    return len(os.sched_getaffinity(0))

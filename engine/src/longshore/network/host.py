@@ -188,6 +188,9 @@ class Host:
         with inside:
             address = IPv4Interface(f"{endpoint.ip}/{endpoint.prefix}")
             netlink.configure_inside(inside, endpoint.interface, address, endpoint.gateway)
+            for text in endpoint.link_local:
+                index = netlink.link_index(inside, endpoint.interface)
+                inside.perform(netlink.new_address(index, IPv4Interface(f"{text}/16")))
         # Asked for only now that both ends are up: this query makes the kernel take note of the new carrier at once
         # (linkwatch_sync_dev in rtnl_getlink), otherwise the bridge may drop the container's first packets.
         port = netlink.find_link(self.route, endpoint.link)

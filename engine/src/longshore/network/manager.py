@@ -252,6 +252,7 @@ class NetworkManager:
             ports=tuple(ports),
             interface=request.interface,
             name=request.name,
+            link_local=request.link_local,
             waiting=tuple(waiting),
         )
         self._endpoints[identity] = endpoint

@@ -42,6 +42,7 @@ class EndpointRequest(msgspec.Struct, frozen=True):
     ip: str = ""  # wanted address; Conflict when used, InvalidArgument outside of the subnet
     name: str = ""  # the container's name without slash, for messages only
     interface: str = "eth0"
+    link_local: tuple[str, ...] = ()  # further addresses of 169.254.0.0/16
     # id of a running container whose host ports this one takes over later, by `hand_over`: until then they wait
     successor_of: str = ""
 
@@ -62,6 +63,7 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     ports: tuple[PortMapping, ...] = ()
     interface: str = "eth0"
     name: str = ""
+    link_local: tuple[str, ...] = ()
     waiting: tuple[PortMapping, ...] = ()  # host ports that a predecessor still has
 
 

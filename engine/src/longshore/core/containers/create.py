@@ -121,7 +121,8 @@ def complete_host(host: HostConfig) -> HostConfig:
         pids_limit=pids,
         memory_swap=host.memory * 2 if host.memory and not host.memory_swap else host.memory_swap,
         runtime="longshore",
-        annotations=None,  # never reach the runtime (image labels and client text must not configure it)
+        kernel_memory=0,  # no kernel since 5.16 takes it; create warns
+        kernel_memory_tcp=0,
     )
 
 

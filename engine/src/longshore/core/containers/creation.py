@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
+from longshore.core import cdi
 from longshore.core.clock import now
 from longshore.core.containers.container import Container
 from longshore.core.containers.create import plan_record
+from longshore.core.containers.links import name_links
 from longshore.core.containers.mounts import image_volume_paths, plan_mounts
 from longshore.core.containers.parts import Parts
 from longshore.core.containers.record import MountPoint, Record
@@ -23,13 +25,16 @@ from longshore.core.containers.roots import closing, in_thread, open_overlay
 from longshore.core.copying import copy_tree
 from longshore.core.devices import block_io
 from longshore.core.doctor import APPARMOR, apparmor_enabled, read
+from longshore.core.limits import available_cpus
+from longshore.core.machine_limits import check_realtime, warnings_of
 from longshore.core.model import CreateRequest, EndpointSettings, VolumeRequest
 from longshore.core.names import check_name, random_name
 from longshore.core.spec import Surroundings, plan_spec
-from longshore.core.validate import available_cpus, check_apparmor, check_create, idle_log_options
+from longshore.core.validate import check_create, check_labels, idle_log_options
 from longshore.errors import InvalidArgument, NotFound
 from longshore.kernel.paths import open_beneath, openat2
 from longshore.oci.image_config import ContainerDefaults
+from longshore.runtime.cgroup_layout import layout
 from longshore.runtime.messages import OverlayRoot
 
 if TYPE_CHECKING:
@@ -45,8 +50,10 @@ class Creator:
         """A new container in the database. On failure nothing is left of it."""
         parts = self._parts
         check_create(request, cpus=available_cpus())
-        check_apparmor(request.host_config, enabled=apparmor_enabled(read(APPARMOR)))
+        check_labels(request.host_config, apparmor=apparmor_enabled(read(APPARMOR)))
         block_io(request.host_config)  # what it would refuse at start is refused now
+        check_realtime(request.host_config, layout())
+        cdi.requested(request.host_config.device_requests, self._parts.defaults.cdi_spec_dirs)
         if not request.image:
             raise InvalidArgument("config cannot be empty in order to create a container", detail="Image")
         image = parts.images.get(request.image)
@@ -72,11 +79,13 @@ class Creator:
             )
             record.desired = desired
             self._name_networks(record)
+            record.host_config.links = name_links(parts, chosen, request.host_config.links)
             plan_spec(record, Surroundings())  # the same
             await parts.images.ensure_unpacked(image)
             container = await self._make(record, image)
             if record.host_config.network_mode == "host" and record.host_config.port_bindings:
                 container.warnings.append("Published ports are discarded when using host network mode")
+            container.warnings += warnings_of(request.host_config, layout())
             if idle := idle_log_options(record.host_config.log_config):
                 container.warnings.append(f"Log options without effect: {', '.join(idle)}")
         finally:

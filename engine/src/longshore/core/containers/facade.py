@@ -21,13 +21,13 @@ from longshore.core.containers.restore import Restorer
 from longshore.core.containers.streams import LogOptions
 from longshore.core.filters import check_filters, label_filter
 from longshore.core.health import Prober
+from longshore.core.limits import available_cpus, check_resources
 from longshore.core.model import CreateRequest, UpdateRequest, WaitCondition
 from longshore.core.names import check_name
 from longshore.core.restart import check_policy
 from longshore.core.spec import plan_resources
 from longshore.core.tasks import run_to_end
 from longshore.core.update import merge_update
-from longshore.core.validate import available_cpus, check_resources
 from longshore.errors import Conflict, EngineError, InvalidArgument
 from longshore.runtime import cgroups
 

@@ -101,6 +101,7 @@ def config_view(container: Container) -> dict[str, Any]:
 
 def host_view(container: Container) -> dict[str, Any]:
     view: dict[str, Any] = msgspec.to_builtins(container.record.host_config)
+    del view["KernelMemory"], view["KernelMemoryTCP"]  # gone from the API since 1.42
     return _without_empty(view, _OPTIONAL_HOST)
 
 

@@ -5,6 +5,7 @@
 Whoever acquires registers the undo: a start that fails at any step leaves no endpoint, monitor, cgroup or mount.
 """
 
+import asyncio
 import os
 import platform
 import posixpath
@@ -12,14 +13,23 @@ from contextlib import AsyncExitStack
 from functools import cache
 from pathlib import Path
 
-from longshore.core import devices, spec
+from longshore.core import cdi, devices, spec
+from longshore.core.containers import links
 from longshore.core.containers.container import Container
-from longshore.core.containers.networking import FILES, allocate_endpoints, release_endpoints, write_files
+from longshore.core.containers.networking import (
+    FILES,
+    allocate_endpoints,
+    release_endpoints,
+    tell_linked,
+    write_files,
+)
 from longshore.core.containers.parts import Parts
 from longshore.core.containers.record import Record
+from longshore.core.machine_limits import lend_realtime
 from longshore.core.model import LogConfig
 from longshore.core.validate import log_limits
 from longshore.errors import Conflict, InvalidArgument, NotFound
+from longshore.runtime.cgroup_layout import layout
 from longshore.runtime.cgroups import cgroup_path
 from longshore.runtime.client import Monitor
 from longshore.runtime.messages import Launch, LogTarget, OverlayRoot
@@ -46,6 +56,9 @@ class Launcher:
             if record.host_config.cgroup_parent:
                 parts.cgroup_parents.expect(cgroup_path(launch.spec, record.id))
                 undo.callback(parts.cgroup_parents.tidy)
+            if record.host_config.cpu_realtime_runtime:
+                cgroup = cgroup_path(launch.spec, record.id)
+                await asyncio.to_thread(lend_realtime, record.host_config, cgroup, layout())
             monitor = await parts.zygote.launch(launch)
             undo.push_async_callback(monitor.abandon)
             await self._connect(record, monitor)
@@ -60,6 +73,7 @@ class Launcher:
             parts.store.save(container)
             record.state.started_at = await monitor.start()
             undo.pop_all()
+        tell_linked(parts, container)
         return monitor
 
     async def _connect(self, record: Record, monitor: Monitor) -> None:
@@ -113,7 +127,7 @@ class Launcher:
         if mode.startswith("container:"):
             folder = self._peer(mode, "network").folder
         else:
-            write_files(record, folder, self._parts.defaults)
+            write_files(self._parts, record, folder)
         return {f"/etc/{name}": str(folder / name) for name in FILES}
 
     def _peer(self, mode: str, what: str) -> Container:
@@ -155,12 +169,15 @@ class Launcher:
         granted = devices.requested_devices(host.devices or ())
         if host.privileged:
             granted = [*devices.host_devices(), *granted]
+        edits = cdi.requested(host.device_requests, self._parts.defaults.cdi_spec_dirs)
         return spec.Surroundings(
             cgroup_parent=self._parts.defaults.cgroup_parent,
             files=files,
             namespaces=namespaces,
             shm_of=shm_of,
-            devices=granted,
+            devices=[*granted, *edits.devices],
+            edits=edits,
+            env=links.environment(record, links.find_links(self._parts, record, strict=True)),
             block_io=devices.block_io(host),
             capabilities=own_capabilities(),
             architecture=platform.machine(),

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from longshore.core.containers.container import Container
-from longshore.core.containers.parts import Defaults, Parts
+from longshore.core.containers.links import all_links, find_links, host_lines
+from longshore.core.containers.parts import Parts
 from longshore.core.containers.record import Record
 from longshore.core.containers.roots import open_running
 from longshore.core.model import EndpointIPAMConfig, EndpointSettings
 from longshore.core.ports import plan_mappings
+from longshore.core.validate import parse_link
 from longshore.errors import Conflict, EngineError, InvalidArgument, NotFound
 from longshore.network.files import host_resolv_conf, hosts_file, resolv_conf
 from longshore.network.model import EndpointRequest, PortMapping
@@ -46,6 +48,7 @@ def _request(
         ports=ports,
         mac=settings.mac_address,
         ip=settings.ipam_config.ipv4_address if settings.ipam_config else "",
+        link_local=tuple(settings.ipam_config.link_local_ips or ()) if settings.ipam_config else (),
         name=record.name,
         interface=next(name for number in range(1000) if (name := f"eth{number}") not in used),
         successor_of=record.successor_of,
@@ -63,7 +66,7 @@ async def release_endpoints(parts: Parts, container: Container) -> None:
             log.warning("container %s: network %s: %s", container.name, endpoint.network, error)
 
 
-def hosts_text(record: Record) -> str:
+def hosts_text(parts: Parts, record: Record) -> str:
     """/etc/hosts of the container; with the host's network the host's own, plus what was asked for."""
     host, config = record.host_config, record.config
     if host.network_mode == "host":
@@ -72,20 +75,31 @@ def hosts_text(record: Record) -> str:
             extra.partition("ff02::2\tip6-allrouters\n")[2] if host.extra_hosts else ""
         )
     endpoints = record.endpoints.values()
-    return hosts_file(
+    text = hosts_file(
         [endpoint.ip for endpoint in endpoints],
         config.hostname,
         domainname=config.domainname,
         extra=host.extra_hosts or (),
         gateway=next((endpoint.gateway for endpoint in endpoints if endpoint.gateway), ""),
     )
+    return text + "".join(f"{line}\n" for line in host_lines(find_links(parts, record)))
 
 
-def write_files(record: Record, folder: Path, defaults: Defaults) -> None:
+def tell_linked(parts: Parts, container: Container) -> None:
+    """The running containers that link to this one learn its address, which it got at its start."""
+    names = {container.name, container.id}
+    for other in parts.store:
+        if not other.running or other is container:
+            continue
+        if any(parse_link(text)[0].lstrip("/") in names for text in all_links(other.record)):
+            (other.folder / "hosts").write_text(hosts_text(parts, other.record))
+
+
+def write_files(parts: Parts, record: Record, folder: Path) -> None:
     """The three files that are bind-mounted into the container. In place: a mount keeps to its inode."""
-    host = record.host_config
+    host, defaults = record.host_config, parts.defaults
     texts = {
-        "hosts": hosts_text(record),
+        "hosts": hosts_text(parts, record),
         "hostname": f"{record.config.hostname}\n",
         "resolv.conf": resolv_conf(
             host_resolv_conf(),
@@ -152,7 +166,7 @@ class Joiner:
             raise
         finally:
             os.close(netns)
-        (container.folder / "hosts").write_text(hosts_text(record))
+        (container.folder / "hosts").write_text(hosts_text(self._parts, record))
 
     async def disconnect(self, container: str, network: str, *, force: bool = False) -> None:
         """Raises NotFound when it is not in the network; with `force` a container that is gone is fine."""
@@ -172,4 +186,4 @@ class Joiner:
             self._parts.store.save(found)
             if endpoint is not None:
                 await self._parts.network.unplug(endpoint)
-                (found.folder / "hosts").write_text(hosts_text(record))
+                (found.folder / "hosts").write_text(hosts_text(self._parts, record))

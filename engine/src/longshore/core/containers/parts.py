@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from longshore.core import cdi
 from longshore.core.containers.cgroup_parents import CgroupParents
 from longshore.core.containers.paths import Paths
 from longshore.core.containers.store import ContainerStore
@@ -27,6 +28,7 @@ class Defaults:
     dns: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
+    cdi_spec_dirs: tuple[str, ...] = cdi.SPEC_DIRS
 
 
 @dataclass(frozen=True, slots=True)
