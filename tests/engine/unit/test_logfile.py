@@ -1,10 +1,16 @@
 import asyncio
+import contextlib
+import errno
+import gzip
 import json
+import os
 import time
 from pathlib import Path
 
 import pytest
 
+from longshore.kernel import inotify
+from longshore.runtime import logrotate
 from longshore.runtime.logfile import LogLine, LogWriter, format_time, read_log
 from longshore.runtime.messages import LogTarget
 
@@ -134,13 +140,146 @@ async def test_following_across_rotation_loses_and_doubles_nothing(tmp_path: Pat
         assert await task == list(range(number))
 
 
+def open_descriptors(*parts: str) -> list[str]:
+    """What of this kind this process has open. Not a count of all: other tests' leftovers close when they like."""
+    targets: list[str] = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            targets.append(str(entry.readlink()))
+    return [target for target in targets if any(part in target for part in parts)]
+
+
 async def test_many_followers_share_one_inotify_instance(tmp_path: Path) -> None:
-    before = len(list(Path("/proc/self/fd").iterdir()))
     end, tasks = asyncio.Event(), []
     for n in range(200):  # more than fs.inotify.max_user_instances allows
         write_lines(tmp_path / f"log{n}", range(2))
         tasks.append(asyncio.create_task(collect(tmp_path / f"log{n}", follow=end)))
-    await asyncio.sleep(0.1)
+    while len(open_descriptors(str(tmp_path))) < 200:  # noqa: ASYNC110 (/proc tells nobody)
+        await asyncio.sleep(0.01)
+    assert open_descriptors("inotify") == ["anon_inode:inotify"]
     end.set()
     assert await asyncio.gather(*tasks) == [[0, 1]] * 200
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert open_descriptors("inotify", str(tmp_path)) == []
+
+
+async def test_following_goes_on_by_looking_where_inotify_has_no_more_to_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left() -> int:
+        raise OSError(errno.EMFILE, "too many inotify instances")
+
+    monkeypatch.setattr(inotify, "inotify_init", none_left)
+    path, end = tmp_path / "log", asyncio.Event()
+    write_lines(path, range(1))
+    reader = read_log(str(path), follow=end)
+    assert (await anext(reader)).data == b"0\n"
+    write_lines(path, range(1, 2))
+    assert (await anext(reader)).data == b"1\n"
+    end.set()
+    assert [line async for line in reader] == []
+
+
+def fill(writer: LogWriter, numbers: range) -> None:
+    for number in numbers:
+        writer.write("stdout", b"%d\n" % number)
+
+
+@pytest.mark.parametrize("tail", [None, 0, 5, 70, 150, 1000])
+async def test_compressed_files_are_read_like_plain_ones(tmp_path: Path, tail: int | None) -> None:
+    path = tmp_path / "log"
+    writer = LogWriter(LogTarget(str(path), max_size=5000, max_files=10))
+    fill(writer, range(300))
+    writer.close()
+    assert (
+        await collect(path, tail=tail)
+        == list(range(300))[-tail if tail else None :][: tail if tail == 0 else 300]
+    )
+    sizes = sum(file.stat().st_size for file in tmp_path.iterdir())
+    logrotate.compress_rotated(str(path))
+    names = sorted(file.name for file in tmp_path.iterdir())
+    assert names[0] == "log" and len(names) > 3 and all(name.endswith(".gz") for name in names[1:])
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < sizes / 2
+    assert (
+        await collect(path, tail=tail)
+        == list(range(300))[-tail if tail else None :][: tail if tail == 0 else 300]
+    )
+
+
+async def test_since_skips_whole_files_and_finds_the_same(tmp_path: Path) -> None:
+    write_lines(tmp_path / "log.1", range(10, 20))
+    write_lines(tmp_path / "log.2", range(10))
+    write_lines(tmp_path / "log", range(20, 30))
+    for n, name in enumerate(("log.2", "log.1", "log")):
+        os.utime(tmp_path / name, ns=((10 * n + 9) * 10**9,) * 2)
+    logrotate.compress_rotated(str(tmp_path / "log"))
+    for since in (0, 9, 10, 15, 25):
+        assert await collect(tmp_path / "log", since=since * 10**9) == list(range(since, 30))
+
+
+async def test_a_file_that_somebody_else_compressed_is_read_too(tmp_path: Path) -> None:
+    write_lines(tmp_path / "log.1", range(3))
+    write_lines(tmp_path / "log", range(3, 5))
+    (tmp_path / "log.1.gz").write_bytes(gzip.compress((tmp_path / "log.1").read_bytes()))
+    (tmp_path / "log.1").unlink()
+    assert await collect(tmp_path / "log") == [0, 1, 2, 3, 4]
+
+
+async def test_following_across_rotation_and_compression_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    path, end = tmp_path / "log", asyncio.Event()
+    writer = LogWriter(LogTarget(str(path), max_size=4000, max_files=100, compress=True))
+    readers = [asyncio.create_task(collect(path, follow=end)) for _ in range(3)]
+    for block in range(60):
+        fill(writer, range(block * 20, block * 20 + 20))
+        await asyncio.sleep(0.002)
+    writer.close()
+    end.set()
+    for reader in readers:
+        assert await reader == list(range(1200))
+    logrotate.compress_rotated(str(path))
+    assert await collect(path) == list(range(1200))
+
+
+async def test_a_follower_that_falls_behind_goes_on_in_the_compressed_file(tmp_path: Path) -> None:
+    """It holds the first file, which meanwhile has got a successor, and both have been compressed."""
+    path, end = tmp_path / "log", asyncio.Event()
+    writer = LogWriter(LogTarget(str(path), max_size=2000, max_files=10))
+    fill(writer, range(3))
+    reader = read_log(str(path), follow=end)
+    assert (await anext(reader)).data == b"0\n"
+    fill(writer, range(3, 100))
+    writer.close()
+    logrotate.compress_rotated(str(path))
+    end.set()
+    assert [int(line.data) async for line in reader] == list(range(1, 100))
+
+
+@pytest.mark.parametrize("format", ["json", "cri"])
+async def test_both_formats_keep_lines_parts_and_streams(tmp_path: Path, format: str) -> None:
+    path = str(tmp_path / "log")
+    writer = LogWriter(LogTarget(path, format=format))
+    writer.write("stdout", b"one\n\n two  \n" + b"x" * 20000 + b"\nunfinished")
+    writer.write("stderr", "ü\x7f<\n".encode())
+    writer.close()
+    lines = [line async for line in read_log(path, format=format)]
+    assert b"".join(line.data for line in lines if line.stream == "stdout") == (
+        b"one\n\n two  \n" + b"x" * 20000 + b"\nunfinished"
+    )
+    assert [len(line.data) for line in lines if line.stream == "stdout"] == [4, 1, 7, 16384, 3617, 10]
+    assert [line.data for line in lines if line.stream == "stderr"] == ["ü\x7f<\n".encode()]
+
+
+async def test_the_cri_format_keeps_every_byte(tmp_path: Path) -> None:
+    path = str(tmp_path / "log")
+    writer = LogWriter(LogTarget(path, format="cri"))
+    data = bytes(range(256)) * 3 + b"\n"
+    writer.write("stdout", data)
+    writer.close()
+    assert b"".join([line.data async for line in read_log(path, format="cri")]) == data
+
+
+async def test_attributes_are_in_each_entry(tmp_path: Path) -> None:
+    path = str(tmp_path / "log")
+    writer = LogWriter(LogTarget(path, attributes={"tag": 'a","b', "k": "v"}))
+    writer.write("stdout", b"1\n2\n")
+    writer.close()
+    assert [line.attributes async for line in read_log(path)] == [{"tag": 'a","b', "k": "v"}] * 2

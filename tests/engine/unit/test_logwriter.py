@@ -1,16 +1,25 @@
+import gzip
 import json
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longshore.runtime.logwriter import PARTIAL, LogWriter, format_time, plan_entries
+from longshore.runtime import logrotate
+from longshore.runtime.logentries import PARTIAL, JsonFormat, format_time
+from longshore.runtime.logentries import plan_entries as plan
+from longshore.runtime.logwriter import LogWriter
 from longshore.runtime.messages import LogTarget
 
 STAMP = "2026-01-02T03:04:05.000000006Z"
+
+
+def plan_entries(data: bytes, stream: str, stamp: str) -> tuple[bytes, bytes]:
+    return plan(JsonFormat(), data, stream, stamp)
 
 
 def go_text(data: bytes) -> str:
@@ -160,3 +169,50 @@ def test_every_time_is_rfc3339_with_nanoseconds(tmp_path: Path) -> None:
     writer.close()
     for line in (tmp_path / "log").read_text().splitlines():
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", json.loads(line)["time"])
+
+
+def test_rotated_files_are_compressed_beside_the_output(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    writer = LogWriter(LogTarget(str(path), max_size=3000, max_files=4, compress=True))
+    for number in range(200):
+        writer.write("stdout", b"line %d\n" % number)
+        if number % 30 == 29:
+            os.waitid(os.P_PID, writer._compressor, os.WEXITED | os.WNOWAIT) if writer._compressor else None
+    writer.close()
+    logrotate.compress_rotated(str(path))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log", "log.1.gz", "log.2.gz", "log.3.gz"]
+    texts = [gzip.decompress(path.with_name(f"log.{n}.gz").read_bytes()).decode() for n in (3, 2, 1)] + [
+        path.read_text()
+    ]
+    numbers = [int(json.loads(line)["log"].split()[1]) for text in texts for line in text.splitlines()]
+    assert numbers == list(range(200 - len(numbers), 200))
+
+
+def test_what_a_killed_compressor_left_is_cleared_away(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    for name in ("log", "log.1", "log.2", "log.3", "log.gz.new", "log.new"):
+        (tmp_path / name).write_bytes(b"{}\n")
+    LogWriter(LogTarget(str(path), max_size=3000, max_files=3, compress=True)).close()
+    while any(not p.name.endswith(".gz") for p in tmp_path.iterdir() if p.name != "log"):
+        time.sleep(0.01)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log", "log.1.gz", "log.2.gz"]
+
+
+def test_a_file_that_is_dropped_while_it_is_compressed_stays_dropped(tmp_path: Path) -> None:
+    path = str(tmp_path / "log")
+    for name in ("log", "log.1"):
+        (tmp_path / name).write_bytes(b"{}\n")
+    inode = (tmp_path / "log.1").stat().st_ino
+    logrotate.rotate(path, 2)
+    (tmp_path / "log.gz.new").write_bytes(b"")
+    logrotate._replace(path, inode, f"{path}.gz.new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log", "log.1"]
+
+
+def test_a_stopped_holder_of_the_lock_does_not_stop_the_container(tmp_path: Path) -> None:
+    held = logrotate.lock(str(tmp_path / "log"))
+    writer = LogWriter(LogTarget(str(tmp_path / "log"), max_size=100, max_files=2))
+    writer.write("stdout", b"one\n" * 3)
+    writer.close()
+    os.close(held)
+    assert (tmp_path / "log.1").exists()

@@ -1,45 +1,28 @@
-"""Reading json-file logs (see `logwriter.py` for the format): the last lines, a span of time, and following.
+"""Reading log files (see `logentries.py` for the formats): the last lines, a span of time, and following.
 
-The reader needs nothing from the writer but the files: it survives rotation, a restart of the daemon
+The reader needs nothing from the writer but the files: it survives rotation, compression, a restart of the daemon
 and of the monitor, and skips lines that a killed writer left broken.
 """
 
 import asyncio
 import os
 import time
+import zlib
 from collections import deque
-from collections.abc import AsyncIterator, Generator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import ExitStack
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
-import msgspec
+from longshore.runtime import logrotate
+from longshore.runtime.logentries import LogLine, decoder_of, format_time
+from longshore.runtime.logwatch import MODIFIED, NEW_NAMES, subscribed
+from longshore.runtime.logwriter import LogWriter
 
-from longshore.kernel import inotify
-from longshore.runtime.logwriter import LogWriter, format_time
+__all__ = ["LogLine", "LogWriter", "format_time", "read_batches", "read_log"]
 
-__all__ = ["LogLine", "LogWriter", "format_time", "read_log"]
-
-_BLOCK = 1 << 18
-
-
-@dataclass(frozen=True, slots=True)
-class LogLine:
-    """One entry: a line with its `\\n`, or a part of a long or unfinished one without."""
-
-    stream: str
-    time_text: str
-    data: bytes
-
-
-class _Entry(msgspec.Struct):
-    log: str
-    stream: str
-    time: str
-
-
-_decoder = msgspec.json.Decoder(_Entry)
+BLOCK = 1 << 18
+POLL_SECONDS = 0.25
+"""Between two looks at a log that cannot be watched."""
 
 
 async def read_log(
@@ -51,8 +34,29 @@ async def read_log(
     tail: int | None = None,
     stdout: bool = True,
     stderr: bool = True,
+    format: str = "json",
 ) -> AsyncIterator[LogLine]:
-    """The entries of a log, oldest first, across rotated files.
+    """The entries of a log one by one; see `read_batches`."""
+    batches = read_batches(
+        path, follow=follow, since=since, until=until, tail=tail, stdout=stdout, stderr=stderr, format=format
+    )
+    async for batch in batches:
+        for line in batch:
+            yield line
+
+
+async def read_batches(
+    path: str,
+    *,
+    follow: asyncio.Event | None = None,
+    since: int = 0,
+    until: int = 0,
+    tail: int | None = None,
+    stdout: bool = True,
+    stderr: bool = True,
+    format: str = "json",
+) -> AsyncGenerator[list[LogLine]]:
+    """The entries of a log, oldest first, across rotated and compressed files, as many at once as one read brings.
 
     `follow`: wait for more until the event is set (the container has ended), then read what is left and end.
     `since` and `until`: nanoseconds since the epoch, both inclusive, 0 for no bound. Following ends at `until`.
@@ -61,16 +65,110 @@ async def read_log(
     streams = {name for name, wanted in (("stdout", stdout), ("stderr", stderr)) if wanted}
     first = format_time(since) if since else ""
     last = format_time(until) if until else ""
+    decode = decoder_of(format)
     with _Reader(path, follow, until) as reader:
-        reader.seek_tail(tail)
-        while (batch := await reader.batch()) is not None:
-            for entry in batch:
+        if tail is not None:
+            await reader.seek_tail(tail)
+        elif since:
+            reader.seek_time(since)
+        while (block := await reader.block()) is not None:
+            batch = decode(block)
+            over = bool(last and batch and max(batch[0].time_text, batch[-1].time_text) > last)
+            if over or first or len(streams) < 2:
                 # Texts of equal length compare like the times
-                if last and entry.time > last:
-                    return
-                if entry.time >= first and entry.stream in streams:
-                    yield LogLine(entry.stream, entry.time, entry.log.encode())
+                over = any(last and line.time_text > last for line in batch)
+                batch = [
+                    line
+                    for line in batch
+                    if line.time_text >= first
+                    and (not last or line.time_text <= last)
+                    and line.stream in streams
+                ]
+            if batch:
+                yield batch
+            if over:
+                return
             await asyncio.sleep(0)  # a long log must not hold up the daemon's other work
+
+
+class _File:
+    """One file of a log, open: nobody else gets its inode number meanwhile."""
+
+    def __init__(self, name: str) -> None:
+        self.fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        self._inflater = zlib.decompressobj(31) if name.endswith(".gz") else None
+        self.compressed = self._inflater is not None
+        self._status = os.fstat(self.fd)
+        self._original = logrotate.original_inode(self.fd) if self.compressed else 0
+        self._offset = 0
+        self._skip = 0  # lines
+
+    @property
+    def modified(self) -> int:
+        """Nanoseconds since the epoch; of a compressed file the time of its original."""
+        return os.fstat(self.fd).st_mtime_ns
+
+    def is_file(self, status: os.stat_result) -> bool:
+        """Whether this is that very file."""
+        return os.path.samestat(self._status, status)
+
+    def continues_in(self, other: "_File") -> bool:
+        """Whether the other is the same file or what a compressor has made of it since."""
+        return self.is_file(other._status) or (not self.compressed and self._status.st_ino == other._original)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    def read(self) -> bytes:
+        """The next bytes; empty at the end, which a file that is being written does not have for ever."""
+        while self._skip:
+            data = self._read()
+            if not data:
+                return b""
+            count = data.count(b"\n")
+            if count < self._skip:
+                self._skip -= count
+                continue
+            start = 0
+            for _ in range(self._skip):
+                start = data.index(b"\n", start) + 1
+            self._skip = 0
+            if rest := data[start:]:
+                return rest
+        return self._read()
+
+    def _read(self) -> bytes:
+        if self._inflater is None:
+            data = os.pread(self.fd, BLOCK, self._offset)
+            self._offset += len(data)
+            return data
+        while not self._inflater.eof:
+            packed = self._inflater.unconsumed_tail
+            if not packed:
+                packed = os.pread(self.fd, BLOCK // 4, self._offset)
+                self._offset += len(packed)
+                if not packed:
+                    return b""
+            try:
+                data = self._inflater.decompress(packed, BLOCK)
+            except zlib.error:  # somebody else's file; what came before is right
+                return b""
+            if data:
+                return data
+        return b""
+
+    async def seek_tail(self, lines: int) -> int:
+        """Skip all but the last `lines` complete lines; how many (at most `lines`) there are."""
+        if self._inflater is None:
+            self._offset, found = _tail_offset(self.fd, lines)
+            return found
+        count = 0
+        while data := self._read():
+            count += data.count(b"\n")
+            await asyncio.sleep(0)
+        self._inflater, self._offset = zlib.decompressobj(31), 0
+        self._skip = max(0, count - lines)
+        return count - self._skip
 
 
 class _Reader:
@@ -82,10 +180,10 @@ class _Reader:
         self._until = until
         self._undo = ExitStack()
         self._changed = asyncio.Event()
-        self._files: deque[int] = deque()  # the first one is being read
-        self._offset = 0
+        self._files: deque[_File] = deque()  # the first one is being read
         self._rest = b""
-        self._watched = -1
+        self._watched: _File | None = None
+        self._blind = False  # nobody tells of changes
 
     def __enter__(self) -> "_Reader":
         with ExitStack() as undo:
@@ -94,7 +192,8 @@ class _Reader:
                 waiter = asyncio.create_task(self._wait_for_end(self._end))
                 undo.callback(waiter.cancel)
                 # Watched before the first look: no change falls between. New names appear at a rotation
-                undo.enter_context(_subscribed(str(Path(self._path).parent), _NEW_NAMES, self._changed))
+                folder = str(Path(self._path).parent)
+                self._blind = not undo.enter_context(subscribed(folder, NEW_NAMES, self._changed))
             self._files.extend(_open_generations(self._path))
             self._undo = undo.pop_all()
         return self
@@ -104,42 +203,47 @@ class _Reader:
 
     def _close_files(self) -> None:
         while self._files:
-            os.close(self._files.popleft())
+            self._files.popleft().close()
 
     async def _wait_for_end(self, end: asyncio.Event) -> None:
         await end.wait()
         self._changed.set()
 
-    def seek_tail(self, lines: int | None) -> None:
-        """Before the first batch: skip all but the last `lines` entries."""
-        if lines is None or not self._files:
-            return
-        last = len(self._files) - 1
-        for number in range(last, -1, -1):
-            offset, found = _tail_offset(self._files[number], lines)
-            if found >= lines or number == 0:
-                for _ in range(number):
-                    os.close(self._files.popleft())
-                self._offset = offset
-                return
+    async def seek_tail(self, lines: int) -> None:
+        """Before the first block: skip all but the last `lines` entries."""
+        for number in range(len(self._files) - 1, -1, -1):
+            found = await self._files[number].seek_tail(lines)
             lines -= found
+            if lines <= 0:
+                for _ in range(number):
+                    self._files.popleft().close()
+                return
 
-    async def batch(self) -> list[_Entry] | None:
-        """Some more entries, possibly none; None at the end."""
+    def seek_time(self, since: int) -> None:
+        """Before the first block: leave files alone that were written last before `since`."""
+        while len(self._files) > 1 and self._files[0].modified < since:
+            self._files.popleft().close()
+
+    async def block(self) -> bytes | None:
+        """Some more complete lines, possibly none; None at the end."""
         ended = self._end is None or self._end.is_set()  # asked before reading: then everything is there
         self._find_successors()  # likewise: a file that has one is complete
         self._watch_file()
-        if self._files and (data := os.pread(self._files[0], _BLOCK, self._offset)):
-            self._offset += len(data)
-            *lines, self._rest = (self._rest + data).split(b"\n")
-            return _decode(lines)
+        if self._files and (data := self._files[0].read()):
+            cut = data.rfind(b"\n") + 1
+            if not cut:
+                self._rest += data
+                return b""
+            block = self._rest + data[:cut] if self._rest else data[:cut]
+            self._rest = data[cut:]
+            return block
         if len(self._files) > 1:
-            os.close(self._files.popleft())
-            self._offset, self._rest = 0, b""
-            return []
+            self._files.popleft().close()
+            self._rest = b""
+            return b""
         if ended or not await self._wait():
             return None
-        return []
+        return b""
 
     def _find_successors(self) -> None:
         """Look whether the newest known file has been rotated away, and open what came after it."""
@@ -149,78 +253,57 @@ class _Reader:
             newest = Path(self._path).stat()
         except FileNotFoundError:
             return
-        if self._files and os.path.samestat(newest, os.fstat(self._files[0])):
+        current = self._files[0] if self._files else None
+        if current and current.is_file(newest):
             return
         files = _open_generations(self._path)
-        current = os.fstat(self._files[0]) if self._files else None
-        known = [n for n, fd in enumerate(files) if current and os.path.samestat(os.fstat(fd), current)]
-        newer = files[known[0] + 1 :] if known else files  # not there: it has been rotated out of existence
-        for fd in files[: len(files) - len(newer)]:
-            os.close(fd)
+        # The newest that fits: older ones may carry the number of an inode that has been used again
+        known = [n for n, file in enumerate(files) if current and current.continues_in(file)]
+        newer = files[known[-1] + 1 :] if known else files  # not there: it has been rotated out of existence
+        for file in files[: len(files) - len(newer)]:
+            file.close()
         self._files.extend(newer)
 
     def _watch_file(self) -> None:
-        if self._end is None or not self._files or self._files[0] == self._watched:
+        if self._end is None or not self._files or self._files[0] is self._watched:
             return
         # By descriptor: the name may mean another file already. Older watches tell nothing any more, they end with us
         self._watched = self._files[0]
-        path = f"/proc/self/fd/{self._watched}"
-        self._undo.enter_context(_subscribed(path, inotify.IN_MODIFY, self._changed))
+        path = f"/proc/self/fd/{self._watched.fd}"
+        if not self._undo.enter_context(subscribed(path, MODIFIED, self._changed)):
+            self._blind = True
 
     async def _wait(self) -> bool:
         """Until something changed; false when `until` is over."""
         left = (self._until - time.time_ns()) / 1e9 if self._until else None
         if left is not None and left <= 0:
             return False
+        patience = POLL_SECONDS if left is None else min(left, POLL_SECONDS)
         try:
-            async with asyncio.timeout(left):
+            async with asyncio.timeout(patience if self._blind else left):
                 await self._changed.wait()
         except TimeoutError:
-            return False
+            return self._blind  # asked again: then nothing may be left of the time
         self._changed.clear()
         return True
 
 
-def _decode(lines: list[bytes]) -> list[_Entry]:
-    entries: list[_Entry] = []
-    for line in lines:
-        try:
-            entries.append(_decoder.decode(line))
-        except msgspec.MsgspecError:  # a killed writer's half line, or what a full disk left
-            continue
-    return entries
-
-
-def _open_generations(path: str) -> list[int]:
-    """All files of a log as they stood at one instant, oldest first. The caller closes them.
-
-    The writer keeps `path.new` while it renames, and replaces `path` last; that tells a torn look.
-    """
-    for attempt in range(50):
-        files = _try_generations(path)
-        seen = {(status.st_dev, status.st_ino) for status in map(os.fstat, files)}
-        try:
-            newest = Path(path).stat()
-            whole = bool(files) and len(seen) == len(files) and os.path.samestat(newest, os.fstat(files[-1]))
-        except FileNotFoundError:
-            whole = not files
-        if (whole and not Path(f"{path}.new").exists()) or attempt == 49:  # at last: left by a killed writer
-            return files
-        for fd in files:
-            os.close(fd)
-        time.sleep(0.0002)
-    return []
-
-
-def _try_generations(path: str) -> list[int]:
-    files: list[int] = []
-    name = path
-    while True:
-        try:
-            files.insert(0, os.open(name, os.O_RDONLY | os.O_CLOEXEC))
-        except FileNotFoundError:
-            return files
-        name = f"{path}.{len(files)}"
+def _open_generations(path: str) -> list[_File]:
+    """All files of a log as they stood at one instant, oldest first. The caller closes them."""
+    files: list[_File] = []
+    try:
+        locked = logrotate.lock(path, shared=True)
+    except OSError:
+        return files
+    try:
+        for name in (path, *logrotate.names(path)):
+            try:
+                files.insert(0, _File(name))
+            except FileNotFoundError:
+                continue  # not yet, or a holder of the lock was killed
+    finally:
+        os.close(locked)
+    return files
 
 
 def _tail_offset(fd: int, lines: int) -> tuple[int, int]:
@@ -228,7 +311,7 @@ def _tail_offset(fd: int, lines: int) -> tuple[int, int]:
     position = os.fstat(fd).st_size
     found = -1  # the first newline from the end ends the last line, it does not start one
     while position:
-        start = max(0, position - _BLOCK)
+        start = max(0, position - BLOCK)
         data = os.pread(fd, position - start, start)
         count = data.count(b"\n")
         if found + count >= lines:
@@ -238,69 +321,4 @@ def _tail_offset(fd: int, lines: int) -> tuple[int, int]:
             return start + end + 1, lines
         found += count
         position = start
-    return 0, found + 1
-
-
-# One inotify instance per event loop: there are only fs.inotify.max_user_instances (128) per user
-
-_NEW_NAMES = inotify.IN_MOVED_TO | inotify.IN_CREATE
-
-
-class _Hub:
-    """Sets events when files change."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._fd = inotify.inotify_init()
-        self._events: dict[int, list[asyncio.Event]] = {}
-        loop.add_reader(self._fd, self._on_readable)
-
-    def subscribe(self, path: str, mask: int, event: asyncio.Event) -> int:
-        # The same inode gives the same number (inotify_add_watch(2)), the masks are joined
-        watch = inotify.inotify_add_watch(self._fd, path, mask | inotify.IN_MASK_ADD)
-        self._events.setdefault(watch, []).append(event)
-        return watch
-
-    def unsubscribe(self, watch: int, event: asyncio.Event) -> None:
-        events = self._events.get(watch, [])
-        if event in events:
-            events.remove(event)
-            if not events:
-                del self._events[watch]
-                inotify.inotify_rm_watch(self._fd, watch)
-
-    def close_if_unused(self) -> bool:
-        if self._events:
-            return False
-        self._loop.remove_reader(self._fd)
-        os.close(self._fd)
-        return True
-
-    def _on_readable(self) -> None:
-        for watch, mask, _ in inotify.read_events(self._fd):
-            # IN_Q_OVERFLOW has no watch: everybody looks
-            told = self._events.values() if mask & inotify.IN_Q_OVERFLOW else [self._events.get(watch, [])]
-            for event in (event for events in told for event in events):
-                event.set()
-
-
-_hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, _Hub] = WeakKeyDictionary()
-
-
-@contextmanager
-def _subscribed(path: str, mask: int, event: asyncio.Event) -> Generator[None, None, None]:
-    """Set the event whenever the file or folder changes. A missing one never does."""
-    loop = asyncio.get_running_loop()
-    hub = _hubs.get(loop)
-    if hub is None:
-        hub = _hubs[loop] = _Hub(loop)
-    try:
-        watch = hub.subscribe(path, mask, event)
-    except FileNotFoundError:
-        watch = -1
-    try:
-        yield
-    finally:
-        hub.unsubscribe(watch, event)
-        if hub.close_if_unused():
-            _hubs.pop(loop, None)
+    return 0, max(found + 1, 0)

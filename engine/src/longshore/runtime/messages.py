@@ -30,12 +30,46 @@ class PlainRoot(msgspec.Struct, frozen=True, tag="plain"):
     path: str
 
 
-class LogTarget(msgspec.Struct, frozen=True):
-    """A json-file log that the monitor writes. Sizes in bytes; `max_size` 0 never rotates."""
+class LogSource(msgspec.Struct, frozen=True):
+    """What a log driver may tell about its container. `tag` is worked out, `attributes` are the chosen ones."""
 
-    path: str
+    id: str = ""
+    name: str = ""
+    image_id: str = ""
+    image_name: str = ""
+    tag: str = ""
+    attributes: dict[str, str] = {}
+
+
+class LogHelper(msgspec.Struct, frozen=True):
+    """A process beside the monitor that passes the output on by a driver (`runtime/logdrivers`).
+
+    `driver` names what to import, "package.module" or "package.module:attribute". `buffer`: bytes that wait for a slow
+    target before output is dropped (Docker's mode non-blocking); 0: the container waits.
+    """
+
+    driver: str
+    source: LogSource
+    options: dict[str, str] = {}
+    buffer: int = 0
+    file: "LogTarget | None" = (
+        None  # of a driver that writes a file, when that must not make the container wait
+    )
+
+
+class LogTarget(msgspec.Struct, frozen=True):
+    """A log that the monitor writes. Sizes in bytes; `max_size` 0 never rotates. Empty `path`: no file.
+
+    `format`: json or cri (`logentries.py`). `attributes` are in each entry of json.
+    """
+
+    path: str = ""
     max_size: int = 0
     max_files: int = 1
+    compress: bool = False
+    format: str = "json"
+    attributes: dict[str, str] = {}
+    helper: LogHelper | None = None
 
 
 class Launch(msgspec.Struct, frozen=True, tag="launch"):

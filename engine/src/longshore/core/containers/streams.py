@@ -1,14 +1,17 @@
 """Log lines as the API sends them."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+import struct
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
+from urllib.parse import quote_plus
 
 from longshore.core.containers.container import Container
 from longshore.errors import Unsupported
-from longshore.runtime.logfile import LogLine, read_log
+from longshore.runtime.logfile import LogLine, read_batches
 
 STREAM_NUMBERS = {"stdin": 0, "stdout": 1, "stderr": 2}
+_HEADER = struct.Struct(">BxxxL").pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +28,31 @@ class LogOptions:
 
 def frame(stream: str, data: bytes) -> bytes:
     """Docker's frame: number of the stream, three zeros, length, data."""
-    return bytes((STREAM_NUMBERS[stream], 0, 0, 0)) + len(data).to_bytes(4, "big") + data
+    return _HEADER(STREAM_NUMBERS[stream], len(data)) + data
 
 
 def render(line: LogLine, options: LogOptions, *, tty: bool) -> bytes:
     """One log entry for the client. Pure."""
     data = line.data
     if options.details:
-        data = b" " + data  # the place of attributes that log options would add
+        data = details(line.attributes or {}) + b" " + data
     if options.timestamps:
         data = line.time_text.encode() + b" " + data
     return data if tty else frame(line.stream, data)
+
+
+def details(attributes: Mapping[str, str]) -> bytes:
+    """What log options added to each entry, as Docker writes it: sorted, quoted as in a URL. Pure."""
+    return ",".join(f"{quote_plus(key)}={quote_plus(attributes[key])}" for key in sorted(attributes)).encode()
+
+
+def render_all(lines: list[LogLine], options: LogOptions, *, tty: bool) -> bytes:
+    """Several entries at once; the common case without a call per line. Pure."""
+    if options.details or options.timestamps:
+        return b"".join([render(line, options, tty=tty) for line in lines])
+    if tty:
+        return b"".join([line.data for line in lines])
+    return b"".join([_HEADER(STREAM_NUMBERS[line.stream], len(line.data)) + line.data for line in lines])
 
 
 async def read_logs(container: Container, options: LogOptions) -> AsyncGenerator[bytes, None]:
@@ -48,7 +65,7 @@ async def read_logs(container: Container, options: LogOptions) -> AsyncGenerator
         gone.add_done_callback(lambda _done: end.set())
     tty = container.record.config.tty
     try:
-        lines = read_log(
+        batches = read_batches(
             str(container.log_path),
             follow=end,
             since=options.since,
@@ -57,8 +74,8 @@ async def read_logs(container: Container, options: LogOptions) -> AsyncGenerator
             stdout=options.stdout,
             stderr=options.stderr,
         )
-        async for line in lines:
-            yield render(line, options, tty=tty)
+        async for batch in batches:
+            yield render_all(batch, options, tty=tty)
     finally:
         if gone:
             gone.cancel()
