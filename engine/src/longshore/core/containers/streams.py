@@ -1,17 +1,16 @@
 """Log lines as the API sends them."""
 
 import asyncio
-import struct
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote_plus
 
 from longshore.core.containers.container import Container
 from longshore.errors import Unsupported
+from longshore.oci.frames import HEADER
 from longshore.runtime.logfile import LogLine, read_batches
 
 STREAM_NUMBERS = {"stdin": 0, "stdout": 1, "stderr": 2}
-_HEADER = struct.Struct(">BxxxL").pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ class LogOptions:
 
 def frame(stream: str, data: bytes) -> bytes:
     """Docker's frame: number of the stream, three zeros, length, data."""
-    return _HEADER(STREAM_NUMBERS[stream], len(data)) + data
+    return HEADER.pack(STREAM_NUMBERS[stream], len(data)) + data
 
 
 def render(line: LogLine, options: LogOptions, *, tty: bool) -> bytes:
@@ -52,7 +51,7 @@ def render_all(lines: list[LogLine], options: LogOptions, *, tty: bool) -> bytes
         return b"".join([render(line, options, tty=tty) for line in lines])
     if tty:
         return b"".join([line.data for line in lines])
-    return b"".join([_HEADER(STREAM_NUMBERS[line.stream], len(line.data)) + line.data for line in lines])
+    return b"".join([HEADER.pack(STREAM_NUMBERS[line.stream], len(line.data)) + line.data for line in lines])
 
 
 async def read_logs(container: Container, options: LogOptions) -> AsyncGenerator[bytes, None]:
