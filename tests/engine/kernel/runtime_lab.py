@@ -32,7 +32,8 @@ from longshore.oci.runtime_spec import (
 from longshore.runtime import cgroups
 from longshore.runtime.bundle import MASKED, MOUNTS, READONLY
 from longshore.runtime.cgroup_layout import layout
-from longshore.runtime.init import Execution, Init, spawn_exec, spawn_init, warm_up
+from longshore.runtime.execution import Execution, spawn_exec
+from longshore.runtime.init import Init, spawn_init, warm_up
 from longshore.runtime.messages import Launch, OverlayRoot, PlainRoot
 from longshore.runtime.warm import DEFAULT_CAPABILITIES
 
@@ -220,7 +221,7 @@ class Running:
         assert process is not None
         execution = spawn_exec(
             self.init.pidfd,
-            lambda: self.launch.spec,
+            self.launch.spec,
             process,
             container_id=self.launch.id,
             stdin=stdin is not None,

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import struct
 from collections.abc import Iterable
 from functools import cache
 
@@ -26,6 +27,7 @@ NAMES = (
 )  # fmt: skip
 NUMBERS = {name: number for number, name in enumerate(NAMES)}
 CAP_SYS_ADMIN = 1 << NUMBERS["CAP_SYS_ADMIN"]
+CAP_SYS_RESOURCE = 1 << NUMBERS["CAP_SYS_RESOURCE"]
 CAP_SETPCAP = 1 << NUMBERS["CAP_SETPCAP"]
 CAP_SETUID_GID = 1 << NUMBERS["CAP_SETUID"] | 1 << NUMBERS["CAP_SETGID"]
 
@@ -67,9 +69,15 @@ def capget() -> tuple[int, int, int]:
 
 
 def capset(effective: int, permitted: int, inheritable: int) -> None:
-    low = [value & 0xFFFFFFFF for value in (effective, permitted, inheritable)]
-    high = [value >> 32 for value in (effective, permitted, inheritable)]
-    _capset(ctypes.byref(_Header(_VERSION_3, 0)), ctypes.byref(_Data(*low, *high)))
+    header, data = encode(effective, permitted, inheritable)
+    _capset(ctypes.byref(_Header.from_buffer_copy(header)), ctypes.byref(_Data.from_buffer_copy(data)))
+
+
+def encode(effective: int, permitted: int, inheritable: int) -> tuple[bytes, bytes]:
+    """The two structures of capset(2) for the calling thread."""
+    low = (value & 0xFFFFFFFF for value in (effective, permitted, inheritable))
+    high = (value >> 32 for value in (effective, permitted, inheritable))
+    return struct.pack("=Ii", _VERSION_3, 0), struct.pack("=6I", *low, *high)
 
 
 def limit_bounding(keep: int) -> None:

@@ -15,26 +15,34 @@ library = ctypes.CDLL(None, use_errno=True)
 MACHINE = platform.machine()
 
 # Calls before 424 differ by architecture; later ones have one number everywhere (asm-generic/unistd.h).
-_OLD_NUMBERS = {
-    "x86_64": {
-        "pivot_root": 155,
-        "seccomp": 317,
-        "bpf": 321,
-        "capget": 125,
-        "capset": 126,
-        "keyctl": 250,
-        "rt_sigaction": 13,
-    },
-    "aarch64": {
-        "pivot_root": 41,
-        "seccomp": 277,
-        "bpf": 280,
-        "capget": 90,
-        "capset": 91,
-        "keyctl": 219,
-        "rt_sigaction": 134,
-    },
+_OLD_NUMBERS = {  # on x86_64, on aarch64
+    "bpf": (321, 280),
+    "capget": (125, 90),
+    "capset": (126, 91),
+    "close": (3, 57),
+    "dup3": (292, 24),
+    "execve": (59, 221),
+    "exit_group": (231, 94),
+    "fchdir": (81, 50),
+    "fchown": (93, 55),
+    "ioctl": (16, 29),
+    "keyctl": (250, 219),
+    "openat": (257, 56),
+    "pivot_root": (155, 41),
+    "prctl": (157, 167),
+    "prlimit64": (302, 261),
+    "rt_sigaction": (13, 134),
+    "rt_sigprocmask": (14, 135),
+    "seccomp": (317, 277),
+    "setgroups": (116, 159),
+    "setns": (308, 268),
+    "setresgid": (119, 149),
+    "setresuid": (117, 147),
+    "setsid": (112, 157),
+    "umask": (95, 166),
+    "write": (1, 64),
 }
+_COLUMNS = {"x86_64": 0, "aarch64": 1}
 _NEW_NUMBERS = {
     "open_tree": 428,
     "move_mount": 429,
@@ -64,9 +72,17 @@ def function(name: str, *arguments: Any, result: Any = ctypes.c_int) -> Callable
     return found
 
 
+def call_number(name: str) -> int | None:
+    """The number of a system call on this machine; None when it is not in the table of its processor."""
+    if name in _NEW_NUMBERS:
+        return _NEW_NUMBERS[name]
+    column = _COLUMNS.get(MACHINE)
+    return _OLD_NUMBERS[name][column] if column is not None and name in _OLD_NUMBERS else None
+
+
 def system_call(name: str, *arguments: Any) -> Callable[..., int]:
     """A system call without a wrapper in the oldest C library we support."""
-    number = _NEW_NUMBERS.get(name) or _OLD_NUMBERS.get(MACHINE, {}).get(name)
+    number = call_number(name)
     raw: Any = library["syscall"]
     raw.argtypes, raw.restype, raw.errcheck = (ctypes.c_long, *arguments), ctypes.c_long, _checked(name)
 

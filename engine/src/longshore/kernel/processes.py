@@ -31,7 +31,7 @@ def prctl(option: int, second: int = 0, third: int = 0, fourth: int = 0, fifth: 
 
 # struct kernel_sigaction of zeros: SIG_DFL, no flags, empty mask; 32 bytes on x86_64, 24 on aarch64
 _DEFAULT_ACTION = bytes(32)
-_RESERVED = (32, 33)  # NPTL's own, nptl(7)
+RESERVED_SIGNALS = (32, 33)  # NPTL's own, nptl(7)
 
 
 def reset_reserved_signals() -> None:
@@ -40,7 +40,7 @@ def reset_reserved_signals() -> None:
     glibc refuses them in sigaction(3), yet its posix_spawn(3) leaves them ignored in the child: whatever make
     started would hand that on to every container.
     """
-    for number in _RESERVED:
+    for number in RESERVED_SIGNALS:
         _rt_sigaction(number, _DEFAULT_ACTION, None, 8)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 
 from longshore.errors import Conflict, InvalidArgument, StartFailed, Unsupported
 from longshore.kernel import cgroups as files
+from longshore.kernel.descriptors import close_quietly
 from longshore.kernel.paths import clean
 from longshore.oci.runtime_spec import Resources, Spec
 from longshore.runtime.cgroup_devices import attach_device_policy
@@ -234,11 +235,8 @@ def _try_write(path: str, value: str) -> bool:
         return False
 
 
-def join_self(cgroup: str, *, beside: int | None = None) -> None:
+def join_self(cgroup: str) -> None:
     """Move the calling process in.
-
-    `beside`: a process whose own group is taken when the container has divided its group, because a v2 group
-    with children takes no processes (cgroups(7)).
 
     In v1 by "0" into `tasks`: the migration of just the calling thread needs no global lock and so no RCU grace
     period (Linux cgroup_procs_write_start), 0.04 ms instead of 0.1 to 15 ms.
@@ -251,6 +249,40 @@ def join_self(cgroup: str, *, beside: int | None = None) -> None:
             raise StartFailed(
                 f'error joining cgroup "{path}": {words(error)}', errno=error.errno or 0
             ) from error
+
+
+def open_to_join(cgroup: str, beside: int) -> list[int]:
+    """Descriptors, one per hierarchy: a process that writes "0" into all of them has joined.
+
+    `beside`: a process of the container, whose own v2 group is taken: the container may have divided its group, and
+    a v2 group with children takes no processes (cgroups(7)).
+    """
+    opened: list[int] = []
+    try:
+        for hierarchy in layout().used():
+            path = hierarchy.path(cgroup)
+            if hierarchy.version == 2:
+                path = hierarchy.path(_own_group(beside, cgroup))
+            name = "tasks" if hierarchy.version == 1 else "cgroup.procs"
+            try:
+                opened.append(os.open(f"{path}/{name}", os.O_WRONLY | os.O_CLOEXEC))
+            except OSError as error:
+                raise StartFailed(
+                    f'error joining cgroup "{path}": {words(error)}', errno=error.errno or 0
+                ) from error
+    except BaseException:
+        close_quietly(*opened)
+        raise
+    return opened
+
+
+def _own_group(pid: int, cgroup: str) -> str:
+    """The v2 group of a process when it is the given one or below, cgroups(7); else the given one."""
+    for line in files.read(f"/proc/{pid}/cgroup").splitlines():
+        if line.startswith("0::"):
+            path = line[3:]
+            return path if path.startswith(f"{cgroup}/") else cgroup
+    return cgroup
 
 
 # Acting on the processes

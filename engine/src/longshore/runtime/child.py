@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -16,11 +15,11 @@ from longshore.errors import EngineError, StartFailed
 from longshore.kernel import mounts as kernel_mounts
 from longshore.kernel import namespaces as ns
 from longshore.kernel import processes
-from longshore.kernel.descriptors import close_quietly, send
+from longshore.kernel.descriptors import send
 from longshore.runtime import cgroups, program, rootfs
 from longshore.runtime.cgroup_layout import Layout
 from longshore.runtime.mounts import Mounter, Sources
-from longshore.runtime.plan import ContainerPlan, ProcessPlan
+from longshore.runtime.plan import ContainerPlan
 from longshore.runtime.steps import Doing, words
 
 NAMESPACES = b"N"
@@ -38,19 +37,6 @@ class InitJob:
     layout: Layout
     joins: tuple[tuple[int, int], ...]  # descriptor, kind
     stdio: tuple[int, ...]  # empty with a terminal
-    channel: socket.socket
-    seccomp: tuple[bytes, int] | None
-
-
-@dataclass(slots=True)
-class ExecJob:
-    id: str
-    plan: ProcessPlan
-    cgroup: str
-    pidfd: int
-    init_pid: int
-    kinds: int
-    stdio: tuple[int, ...]
     channel: socket.socket
     seccomp: tuple[bytes, int] | None
 
@@ -86,7 +72,6 @@ def _start_init(job: InitJob) -> NoReturn:
     program.finish(
         *(plan.process, root_fd, job.stdio, console, channel, job.seccomp, proc_fd),
         wait=not plan.late_sysctls,
-        first=True,
     )
 
 
@@ -159,40 +144,6 @@ def _own_keyring(container_id: str) -> None:
         processes.join_session_keyring(f"longshore.{container_id}")
     except OSError:
         pass  # EDQUOT, or a kernel without keyrings
-
-
-def run_exec(channel: socket.socket, make_job: Callable[[], ExecJob]) -> NoReturn:
-    """Plans for itself, but hidden from the container first, whose processes see it in their pid namespace."""
-    try:
-        processes.set_dumpable(False)
-        job = make_job()
-        program.become_child((channel.fileno(), *job.stdio, job.pidfd))
-        _start_exec(job)
-    except BaseException as error:
-        _report(channel, error)
-    finally:
-        os._exit(1)
-
-
-def _start_exec(job: ExecJob) -> NoReturn:
-    plan, channel = job.plan, job.channel
-    warnings: list[str] = []
-    program.set_limits(plan, warnings)
-    _tell(channel, warnings)
-    cgroups.join_self(job.cgroup, beside=job.init_pid)
-    _own_keyring(job.id)
-    proc_fd = rootfs.private_procfs() if plan.apparmor_profile else None
-    with Doing("joining the container"):
-        ns.setns(job.pidfd, job.kinds)
-    close_quietly(job.pidfd)
-    root_fd = program.open_root()
-    console = None
-    if plan.terminal:
-        with Doing("creating the console"):
-            master, console = rootfs.open_terminal(root_fd, plan.size)
-        send(channel, CONSOLE, (master,))
-        os.close(master)
-    program.finish(plan, root_fd, job.stdio, console, channel, job.seccomp, proc_fd, wait=False, first=False)
 
 
 def _tell(channel: socket.socket, warnings: list[str]) -> None:

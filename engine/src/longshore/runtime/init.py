@@ -1,4 +1,4 @@
-"""From a Launch to a running first process, and one more process in a running container.
+"""From a Launch to a running first process.
 
 Used by the monitor (single-threaded, forked from the warm zygote) and by `longshore-oci`.
 SIGCHLD must not be ignored by the caller: children are reaped with waitpid by whoever spawned them.
@@ -18,21 +18,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from longshore.errors import EngineError, StartFailed
-from longshore.kernel import cgroups as files
 from longshore.kernel import namespaces as ns
 from longshore.kernel.descriptors import close_quietly, receive
-from longshore.oci.runtime_spec import SECCOMP_ANNOTATION, Process, Spec
+from longshore.oci.runtime_spec import SECCOMP_ANNOTATION, Spec
 from longshore.runtime import cgroups, child, seccomp_profile
 from longshore.runtime.cgroup_layout import layout
 from longshore.runtime.messages import Launch
-from longshore.runtime.plan import ContainerPlan, ProcessPlan, plan_container, plan_process
+from longshore.runtime.plan import ContainerPlan, ProcessPlan, plan_container
 from longshore.runtime.program import EXECUTING, READY
 from longshore.runtime.steps import words
 
 _PREFIX = (
     "failed to create task for container: failed to create shim task: OCI runtime create failed: longshore: "
 )
-_EXEC_PREFIX = "OCI runtime exec failed: exec failed: longshore: "
 
 
 @dataclass(slots=True)
@@ -108,20 +106,7 @@ class Init:
 
 
 @dataclass(slots=True)
-class Execution:
-    """One more process inside a container; it runs already. Descriptors as in Init; the caller reaps it."""
-
-    pid: int
-    pidfd: int
-    stdin_fd: int | None = None
-    stdout_fd: int | None = None
-    stderr_fd: int | None = None
-    console_fd: int | None = None
-    warnings: list[str] = field(default_factory=list[str])
-
-
-@dataclass(slots=True)
-class _Stdio:
+class Stdio:
     """Pipes or /dev/null: the child's ends as 0, 1, 2, and ours."""
 
     theirs: tuple[int, ...] = ()
@@ -138,8 +123,9 @@ class _Stdio:
         close_quietly(self.stdin_fd, self.stdout_fd, self.stderr_fd)
 
 
-def _open_stdio(*, terminal: bool, stdin: bool, output: bool) -> _Stdio:
-    stdio = _Stdio()
+def open_stdio(*, terminal: bool, stdin: bool, output: bool) -> Stdio:
+    """New pipes, /dev/null for what is not wanted, nothing with a terminal. Raises OSError."""
+    stdio = Stdio()
     if terminal:
         return stdio
     try:
@@ -161,7 +147,8 @@ def _open_stdio(*, terminal: bool, stdin: bool, output: bool) -> _Stdio:
         raise
 
 
-def _duplicate(fd: int) -> int:
+def duplicate(fd: int) -> int:
+    """A copy that is neither 0, 1 nor 2, closed at execve(2)."""
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
 
 
@@ -183,12 +170,12 @@ def spawn_init(launch: Launch, *, stdio: tuple[int, int, int] | None = None) -> 
     """
     plan = plan_container(launch)
     cgroup = cgroups.cgroup_path(launch.spec, launch.id)
-    seccomp = _seccomp(launch.spec, plan.process)
+    seccomp = seccomp_of(launch.spec, plan.process)
     with ExitStack() as undo:
         if stdio is None:
-            pipes = _open_stdio(terminal=plan.process.terminal, stdin=launch.stdin_open, output=True)
+            pipes = open_stdio(terminal=plan.process.terminal, stdin=launch.stdin_open, output=True)
         else:
-            pipes = _Stdio(() if plan.process.terminal else tuple(map(_duplicate, stdio)))
+            pipes = Stdio(() if plan.process.terminal else tuple(map(duplicate, stdio)))
         undo.callback(pipes.close)
         joins = _open_joins(plan, undo)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -233,74 +220,8 @@ def _receive_descriptors(ours: socket.socket, init: Init, plan: ContainerPlan, u
         expected.discard(kind)
 
 
-def spawn_exec(
-    init_pidfd: int,
-    spec: Callable[[], Spec],
-    process: Process,
-    *,
-    container_id: str,
-    stdin: bool = False,
-    output: bool = True,
-    stdio: tuple[int, int, int] | None = None,
-) -> Execution:
-    """Run one more process in the namespaces and cgroup of a running container; returns after its execve(2).
-
-    `stdin` false gives /dev/null, `output` false drops stdout and stderr (no descriptors); `stdio` as in spawn_init.
-    `spec` is asked and all is planned in the forked child only: of that the caller, a monitor, keeps no page.
-    Raises StartFailed; then nothing is left behind. The caller's later children, too, are born in the container's
-    pid namespace.
-    """
-    with ExitStack() as undo:
-        if stdio is None:
-            pipes = _open_stdio(terminal=process.terminal, stdin=stdin, output=output)
-        else:
-            pipes = _Stdio(() if process.terminal else tuple(map(_duplicate, stdio)))
-        undo.callback(pipes.close)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        undo.callback(ours.close)
-        try:
-            # For the child: a process enters a pid namespace at birth. For us nothing changes.
-            ns.setns(init_pidfd, ns.CLONE_NEWPID)
-        except OSError as error:
-            raise StartFailed(f"{_EXEC_PREFIX}container is not running", errno=error.errno or 0) from error
-
-        def make_job() -> child.ExecJob:
-            plan, wanted = plan_process(process), spec()
-            cgroup = cgroups.cgroup_path(wanted, container_id)
-            number, kinds = _pid_of(init_pidfd), _joined_kinds(wanted)
-            seccomp = _seccomp(wanted, plan)
-            return child.ExecJob(
-                container_id, plan, cgroup, init_pidfd, number, kinds, pipes.theirs, theirs, seccomp
-            )
-
-        with theirs:
-            pid = _fork(lambda: child.run_exec(theirs, make_job))
-        undo.callback(_kill_and_reap, pid, None)
-        pipes.close_theirs()
-        pidfd = os.pidfd_open(pid)
-        undo.callback(os.close, pidfd)
-        execution = Execution(pid, pidfd, pipes.stdin_fd, pipes.stdout_fd, pipes.stderr_fd)
-        if process.terminal:
-            data, fds = receive(ours)
-            if data[:1] != child.CONSOLE:
-                raise _failure(data, _EXEC_PREFIX)
-            (execution.console_fd,) = fds
-            undo.callback(os.close, fds[0])
-        _await_execution(ours, execution.warnings, _EXEC_PREFIX)
-        undo.pop_all()
-        ours.close()
-        return execution
-
-
-def _pid_of(pidfd: int) -> int:
-    """The number of a living process as we see it, from the pidfd's own record, proc(5)."""
-    for line in files.read(f"/proc/self/fdinfo/{pidfd}").splitlines():
-        if line.startswith("Pid:"):
-            return int(line[4:])
-    return -1
-
-
-def _joined_kinds(spec: Spec) -> int:
+def joined_kinds(spec: Spec) -> int:
+    """The namespaces that one more process of the container has to join; its pid namespace it is born in."""
     kinds = {namespace.type for namespace in spec.linux.namespaces}
     flags = ns.CLONE_NEWNS
     for name, flag in (
@@ -321,7 +242,8 @@ def remove_cgroups(spec: Spec, container_id: str) -> None:
     cgroups.remove(cgroup)
 
 
-def _seccomp(spec: Spec, plan: ProcessPlan) -> tuple[bytes, int] | None:
+def seccomp_of(spec: Spec, plan: ProcessPlan) -> tuple[bytes, int] | None:
+    """The program and the flags of the filter that a process of the container gets."""
     profile = spec.linux.seccomp
     if profile is not None:
         if profile.listener_path:

@@ -29,7 +29,8 @@ from longshore.errors import Conflict, EngineError, InvalidArgument, NotFound, S
 from longshore.oci.runtime_spec import Process, Spec, User, decode_spec, encode_spec
 from longshore.runtime import cgroups
 from longshore.runtime.bundle import default_spec, features
-from longshore.runtime.init import Execution, Init, spawn_exec, spawn_init
+from longshore.runtime.execution import Execution, spawn_exec
+from longshore.runtime.init import Init, spawn_init
 from longshore.runtime.messages import Launch, PlainRoot
 
 _DEFAULT_ROOT = "/run/longshore-oci"
@@ -365,7 +366,7 @@ def execute(store: Store, arguments: argparse.Namespace) -> int:
     pidfd = os.pidfd_open(state.pid)
     if start_time(state.pid) != state.started:
         raise Conflict(f'container "{state.id}" is not running')
-    execution = spawn_exec(pidfd, lambda: state.spec, process, container_id=state.id, stdio=(0, 1, 2))
+    execution = spawn_exec(pidfd, state.spec, process, container_id=state.id, stdio=(0, 1, 2))
     if arguments.pid_file:
         Path(arguments.pid_file).write_text(str(execution.pid))
     if arguments.console_socket:

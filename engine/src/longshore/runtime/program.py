@@ -2,7 +2,8 @@
 # ruff: noqa: PTH109
 """The last steps of a forked child: limits, identity, working directory, program. Runs inside the container.
 
-The order matters and is the same for init and exec. Nothing here imports, decodes by codec name or asks NSS.
+The order matters; `execution` plans the same for one more process. Nothing here imports, decodes by codec name or asks
+NSS.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from longshore.errors import StartFailed
@@ -60,17 +61,22 @@ def set_limits(plan: ProcessPlan, warnings: list[str]) -> None:
         try:
             resource.setrlimit(number, (soft, hard))
         except (ValueError, PermissionError):
-            _old_soft, most = resource.getrlimit(number)
-            lowered = (_lower(soft, most), _lower(hard, most))
-            resource.setrlimit(number, lowered)
-            warnings.append(
-                f"limit {number} lowered to {lowered[0]}:{lowered[1]}: this machine allows no more"
-            )
+            resource.setrlimit(number, possible_limit(number, soft, hard, warnings))
     if plan.oom_score_adj is not None:
         try:
             _write_text("/proc/self/oom_score_adj", str(plan.oom_score_adj))
         except PermissionError:
             warnings.append(f"oom score {plan.oom_score_adj} is not set: lowering it needs CAP_SYS_RESOURCE")
+
+
+def possible_limit(number: int, soft: int, hard: int, warnings: list[str]) -> tuple[int, int]:
+    """What the calling process may set: raising the hard limit takes CAP_SYS_RESOURCE, setrlimit(2)."""
+    _old_soft, most = resource.getrlimit(number)
+    lowered = (_lower(soft, most), _lower(hard, most))
+    if lowered == (soft, hard) or capabilities.capget()[0] & capabilities.CAP_SYS_RESOURCE:
+        return soft, hard
+    warnings.append(f"limit {number} lowered to {lowered[0]}:{lowered[1]}: this machine allows no more")
+    return lowered
 
 
 def _lower(value: int, most: int) -> int:
@@ -123,24 +129,37 @@ def change_directory(fd: int, path: str) -> None:
 
 
 def find_program(name: str, environment: dict[str, str]) -> str:
-    """The path to execute. Raises StartFailed with the words that the docker CLI turns into 126 and 127."""
+    """The path to execute, as the calling process may. Raises like find_programs."""
+    return next(find_programs(name, environment, _check_executable))
+
+
+def find_programs(name: str, environment: dict[str, str], check: Callable[[str], None]) -> Iterator[str]:
+    """All paths that the name may mean, one at least. `check` raises OSError for what is no program.
+
+    Raises StartFailed with the words that the docker CLI turns into 126 and 127.
+    """
     if "/" in name:
         try:
-            _check_executable(name)
+            check(name)
         except OSError as error:
             verb = f"stat {name}: " if error.errno in (errno.ENOENT, errno.ENOTDIR) else ""
             raise StartFailed(f'exec: "{name}": {verb}{words(error)}', errno=error.errno or 0) from error
-        return name
-    denied = False
+        yield name
+        return
+    denied = found = False
     for directory in environment.get("PATH", _DEFAULT_PATH).split(":"):
         path = f"{directory or '.'}/{name}"
         try:
-            _check_executable(path)
-            return path
+            check(path)
         except PermissionError:
             denied = True
         except OSError:
             continue
+        else:
+            found = True
+            yield path
+    if found:
+        return
     if denied:
         raise StartFailed(f'exec: "{name}": permission denied', errno=errno.EACCES)
     raise StartFailed(f'exec: "{name}": executable file not found in $PATH', errno=errno.ENOENT)
@@ -303,17 +322,13 @@ def finish(
     proc_fd: int | None,
     *,
     wait: bool,
-    first: bool,
 ) -> NoReturn:
-    """Everything from a prepared root to execve(2). `wait`: the parent says when (one byte) after all is checked.
-
-    `first`: it is the container's first process, not an exec.
-    """
+    """Everything from a prepared root to execve(2). `wait`: the parent says when (one byte) after all is checked."""
     environment = dict(plan.env)
     identity = find_identity(plan, root_fd, environment)
     if plan.terminal:
         environment.setdefault("TERM", "xterm")
-    cwd = enter_directory(root_fd, plan.cwd, make=first)
+    cwd = enter_directory(root_fd, plan.cwd, make=True)
     connect_stdio(stdio, console)
     if plan.apparmor_profile and proc_fd is not None:
         set_label(proc_fd, plan.apparmor_profile)

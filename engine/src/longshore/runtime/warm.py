@@ -1,7 +1,7 @@
 """What is computed before the zygote forks, so that no container pays for it."""
 
 from longshore.errors import Unsupported
-from longshore.kernel import capabilities
+from longshore.kernel import capabilities, script
 from longshore.runtime import seccomp_profile
 from longshore.runtime.cgroup_layout import layout
 
@@ -17,6 +17,7 @@ def prepare() -> None:
     """Fill the caches. Without libseccomp a container that wants a filter says so itself."""
     layout()
     capabilities.last_capability()
+    script.prepare()
     try:
         seccomp_profile.default_program(capabilities.mask(DEFAULT_CAPABILITIES))
     except Unsupported:

@@ -16,7 +16,7 @@ import msgspec
 
 from longshore.errors import EngineError
 from longshore.runtime import cgroups, records
-from longshore.runtime.init import spawn_exec
+from longshore.runtime.execution import spawn_exec
 from longshore.runtime.logwriter import LogWriter, now_text
 from longshore.runtime.messages import (
     Attach,
@@ -375,7 +375,7 @@ class Monitor:
         try:
             execution = spawn_exec(
                 self._pidfd,
-                lambda: decode_launch(self._body).spec,
+                decode_launch(self._body).spec,
                 message.process,
                 container_id=self._head.id,
                 stdin=message.attach and message.stdin,

@@ -1,0 +1,306 @@
+"""One more process in a running container: `docker exec`, health checks, `longshore-oci exec`.
+
+All is planned outside of the container, paths of the container through a descriptor of its root (openat2(2)); what is
+left to do inside is a list of system calls, `kernel.script.Script`. No interpreter ever runs in the container.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+import struct
+import termios
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cache
+
+from longshore.errors import StartFailed
+from longshore.kernel import capabilities
+from longshore.kernel import cgroups as files
+from longshore.kernel import namespaces as ns
+from longshore.kernel import processes as kernel
+from longshore.kernel.paths import openat2
+from longshore.kernel.script import Failure, Script
+from longshore.kernel.seccomp import SECCOMP_SET_MODE_FILTER
+from longshore.oci.runtime_spec import Process, Spec
+from longshore.runtime import cgroups, program, rootfs
+from longshore.runtime.init import Stdio, duplicate, joined_kinds, open_stdio, seccomp_of
+from longshore.runtime.plan import ProcessPlan, plan_process
+from longshore.runtime.steps import words
+from longshore.runtime.users import Identity
+
+_PREFIX = "OCI runtime exec failed: exec failed: longshore: "
+
+_SIG_DFL_ACTION = bytes(32)  # struct kernel_sigaction, see kernel.processes
+_AT_FDCWD = -100
+
+
+@dataclass(slots=True)
+class Execution:
+    """One more process inside a container; it runs already. Descriptors as in Init; the caller reaps it.
+
+    `warnings`: limits that this machine cannot give and that were lowered.
+    """
+
+    pid: int
+    pidfd: int
+    stdin_fd: int | None = None
+    stdout_fd: int | None = None
+    stderr_fd: int | None = None
+    console_fd: int | None = None
+    warnings: list[str] = field(default_factory=list[str])
+
+
+def spawn_exec(
+    init_pidfd: int,
+    spec: Spec,
+    process: Process,
+    *,
+    container_id: str,
+    stdin: bool = False,
+    output: bool = True,
+    stdio: tuple[int, int, int] | None = None,
+) -> Execution:
+    """Run one more process in the namespaces and cgroup of a running container; returns after its execve(2).
+
+    `stdin` false gives /dev/null, `output` false drops stdout and stderr (no descriptors); `stdio` as in spawn_init.
+    Raises StartFailed with Docker's words; then nothing is left behind. The caller's later children, too, are born in
+    the container's pid namespace.
+    """
+    with ExitStack() as undo:
+        plan = plan_process(process)
+        pipes = _stdio(plan, stdin=stdin, output=output, given=stdio)
+        undo.callback(pipes.close)
+        try:
+            # A process enters a pid namespace at birth. For us nothing changes.
+            ns.setns(init_pidfd, ns.CLONE_NEWPID)
+        except OSError as error:
+            raise StartFailed(f"{_PREFIX}container is not running", errno=error.errno or 0) from error
+        opened = _Opened(undo)
+        warnings: list[str] = []
+        try:
+            console = _plan(init_pidfd, spec, plan, container_id, pipes, opened, warnings)
+            pid = opened.script.run(shared=not joined_kinds(spec) & ns.CLONE_NEWTIME)
+        except Failure as failure:
+            raise StartFailed(
+                f"{_PREFIX}{failure.what}: {words(failure)}", errno=failure.errno or 0
+            ) from failure
+        except StartFailed as error:
+            raise StartFailed(
+                f"{_PREFIX}{error.what}", errno=error.errno, detail=error.detail, hint=error.hint
+            ) from error
+        except OSError as error:
+            raise StartFailed(
+                f"{_PREFIX}error starting the process: {words(error)}", errno=error.errno or 0
+            ) from error
+        pidfd = os.pidfd_open(pid)
+        execution = Execution(pid, pidfd, pipes.stdin_fd, pipes.stdout_fd, pipes.stderr_fd, warnings=warnings)
+        if console is not None:
+            execution.console_fd = os.dup(console)
+        pipes.close_theirs()
+        pipes.stdin_fd = pipes.stdout_fd = pipes.stderr_fd = None
+        return execution
+
+
+def _stdio(plan: ProcessPlan, *, stdin: bool, output: bool, given: tuple[int, int, int] | None) -> Stdio:
+    if given is None:
+        return open_stdio(terminal=plan.terminal, stdin=stdin, output=output)
+    return Stdio(() if plan.terminal else tuple(map(duplicate, given)))
+
+
+class _Opened:
+    """The script and the descriptors that it uses, which are closed on our side afterwards."""
+
+    def __init__(self, undo: ExitStack) -> None:
+        self.script = Script()
+        self._undo = undo
+
+    def keep(self, fd: int) -> int:
+        self._undo.callback(os.close, fd)
+        return fd
+
+
+def _plan(
+    init_pidfd: int,
+    spec: Spec,
+    plan: ProcessPlan,
+    container_id: str,
+    pipes: Stdio,
+    opened: _Opened,
+    warnings: list[str],
+) -> int | None:
+    """Look at everything, then write the script. Returns the master of a new terminal."""
+    script, keep = opened.script, opened.keep
+    init_pid = _pid_of(init_pidfd)
+    root_fd = keep(os.open(f"/proc/{init_pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+    signal.pidfd_send_signal(init_pidfd, 0)  # not reaped: the number was still its own
+    environment = dict(plan.env)
+    identity = program.find_identity(plan, root_fd, environment)
+    if plan.terminal:
+        environment.setdefault("TERM", "xterm")
+    cwd = keep(program.enter_directory(root_fd, plan.cwd, make=False))
+    programs = [
+        *program.find_programs(
+            plan.args[0], environment, lambda path: _check_program(root_fd, plan.cwd, path)
+        )
+    ]
+    master, terminal = None, None
+    if plan.terminal:
+        master, terminal = map(keep, rootfs.open_terminal(root_fd, plan.size))
+    cgroup = cgroups.cgroup_path(spec, container_id)
+    groups = [keep(fd) for fd in cgroups.open_to_join(cgroup, beside=init_pid)]
+    label = keep(rootfs.private_procfs()) if plan.apparmor_profile else None
+    seccomp = seccomp_of(spec, plan)
+    # Nothing is opened from here on: the number that the child's first open will get is known
+    free = os.dup(cwd)
+    os.close(free)
+
+    script.call("setsid")
+    for number in _handled_signals():
+        script.call("rt_sigaction", number, _SIG_DFL_ACTION, 0, 8, may_fail=True)
+    script.call("umask", plan.umask)
+    _add_limits(script, plan, free, warnings)
+    for fd in groups:
+        script.call("write", fd, b"0", 1, what=f'error joining cgroup "{cgroup}"')
+    # The session keyring is inherited and not namespaced. EDQUOT, ENOSYS: goes without
+    keyring = f"longshore.{container_id}".encode()
+    script.call("keyctl", kernel.KEYCTL_JOIN_SESSION_KEYRING, keyring, may_fail=True)
+    if label is not None:
+        _add_label(script, label, plan.apparmor_profile, free)
+    script.call("setns", init_pidfd, joined_kinds(spec), what="error joining the container")
+    _add_stdio(script, pipes.theirs if terminal is None else (terminal,) * 3, identity.uid)
+    if terminal is not None:
+        script.call("ioctl", 0, termios.TIOCSCTTY, 0, what="error creating the console")
+    _add_identity(script, plan, identity, keep_admin=seccomp is not None and not plan.no_new_privileges)
+    script.call("fchdir", cwd, what=f'error setting the working directory "{plan.cwd}"')
+    script.call("close_range", 3, 0xFFFFFFFF, 0)
+    script.call("rt_sigprocmask", signal.SIG_SETMASK, bytes(8), 0, 8)
+    if seccomp is not None:
+        _add_filter(script, *seccomp, plan, identity)
+    variables = [os.fsencode(f"{name}={value}") for name, value in environment.items()]
+    arguments = [os.fsencode(argument) for argument in plan.args]
+    for number, path in enumerate(programs, 1):
+        script.call(
+            *("execve", os.fsencode(path), arguments, variables),
+            what=f'exec: "{plan.args[0]}"',
+            may_fail=number < len(programs),  # as execvp(3): the next one may be allowed
+        )
+    return master
+
+
+def _check_program(root_fd: int, cwd: str, path: str) -> None:
+    """Raises OSError for what cannot be a program; whether this user may run it the kernel says.
+
+    Not stat(2): a link of /proc like self/exe is still the interpreter, which must not be started in there.
+    """
+    fd = openat2(root_fd, path if path.startswith("/") else f"{cwd}/{path}", os.O_PATH)
+    try:
+        mode = os.fstat(fd).st_mode
+    finally:
+        os.close(fd)
+    if stat.S_ISDIR(mode):
+        raise OSError(errno.EISDIR, "is a directory")
+    if not stat.S_ISREG(mode) or not mode & 0o111:
+        raise OSError(errno.EACCES, "permission denied")
+
+
+def _pid_of(pidfd: int) -> int:
+    """The number of a living process as we see it, from the pidfd's own record, proc(5)."""
+    for line in files.read(f"/proc/self/fdinfo/{pidfd}").splitlines():
+        if line.startswith("Pid:") and int(line[4:]) > 0:
+            return int(line[4:])
+    raise StartFailed("container is not running", errno=errno.ESRCH)
+
+
+@cache
+def _handled_signals() -> tuple[int, ...]:
+    """Those whose action a program would inherit, ignored ones, and those that would run Python."""
+    handler = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
+    changed = (
+        int(number) for number in signal.valid_signals() if handler(number) not in (signal.SIG_DFL, None)
+    )
+    return (*changed, *kernel.RESERVED_SIGNALS)
+
+
+def _add_limits(script: Script, plan: ProcessPlan, free: int, warnings: list[str]) -> None:
+    for number, soft, hard in plan.rlimits:
+        values = program.possible_limit(number, soft, hard, warnings)
+        both = struct.pack("=QQ", *(value & (1 << 64) - 1 for value in values))
+        script.call("prlimit64", 0, number, both, 0, what="error setting a limit")
+    if plan.oom_score_adj is not None:
+        value = str(plan.oom_score_adj).encode()
+        script.call("openat", _AT_FDCWD, b"/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        script.call("write", free, value, len(value), may_fail=True)  # lowering it needs CAP_SYS_RESOURCE
+        script.call("close", free)
+
+
+def _add_label(script: Script, proc_fd: int, profile: str, free: int) -> None:
+    """For the coming execve(2), written into a private procfs and nowhere else."""
+    what, text = f'error setting the AppArmor profile "{profile}"', f"exec {profile}".encode()
+    own = "apparmor/" if _exists(proc_fd, "thread-self/attr/apparmor") else ""
+    path = f"thread-self/attr/{own}exec".encode()
+    script.call("openat", proc_fd, path, os.O_WRONLY | os.O_CLOEXEC, what=what)
+    script.call("write", free, text, len(text), what=what)
+    script.call("close", free)
+
+
+def _exists(fd: int, path: str) -> bool:
+    try:
+        os.stat(path, dir_fd=fd)
+    except OSError:
+        return False
+    return True
+
+
+def _add_stdio(script: Script, theirs: tuple[int, ...], uid: int) -> None:
+    for fd in dict.fromkeys(theirs):
+        mode = os.fstat(fd).st_mode
+        if uid and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or (stat.S_ISCHR(mode) and os.isatty(fd))):
+            # /dev/stdout must be openable by the user; EPERM, EINVAL, EROFS: it is not ours to give
+            script.call("fchown", fd, uid, -1, may_fail=True)
+    for number, fd in enumerate(theirs):
+        script.call("dup3", fd, number, 0, what="error connecting the standard streams")
+
+
+def _add_identity(script: Script, plan: ProcessPlan, identity: Identity, *, keep_admin: bool) -> None:
+    """Bounding set, groups, uid and capabilities, as `program.take_identity`."""
+    for number in range(capabilities.last_capability() + 1):
+        if not plan.bounding >> number & 1:
+            script.prctl(kernel.PR_CAPBSET_DROP, number)
+    what = "error setting the identity"
+    script.prctl(kernel.PR_SET_KEEPCAPS, 1)
+    groups = struct.pack(f"={len(identity.groups)}I", *identity.groups)
+    script.call("setgroups", len(identity.groups), groups, what=what)
+    script.call("setresgid", *(identity.gid,) * 3, what=what)
+    script.call("setresuid", *(identity.uid,) * 3, what=what)
+    script.prctl(kernel.PR_SET_KEEPCAPS, 0)
+    admin = capabilities.CAP_SYS_ADMIN if keep_admin else 0
+    effective, permitted, inheritable = program.final_capabilities(plan, identity)
+    _add_capset(script, effective | admin, permitted | admin, inheritable)
+    script.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_CLEAR_ALL, may_fail=True)
+    for number in range(capabilities.last_capability() + 1):
+        if plan.ambient >> number & 1:  # left out where it is not permitted and inheritable, as runc does
+            script.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_RAISE, number, may_fail=True)
+    if plan.no_new_privileges:
+        script.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _add_capset(script: Script, effective: int, permitted: int, inheritable: int) -> None:
+    available = _available_capabilities()
+    header, data = capabilities.encode(effective & available, permitted & available, inheritable & available)
+    script.call("capset", header, data, what="error setting the identity")
+
+
+@cache
+def _available_capabilities() -> int:
+    return capabilities.capget()[1]
+
+
+def _add_filter(script: Script, code: bytes, flags: int, plan: ProcessPlan, identity: Identity) -> None:
+    """Without no_new_privs loading needs CAP_SYS_ADMIN, which is dropped only then."""
+    value = struct.pack("@HP", len(code) // 8, script.pointer_to(code))  # struct sock_fprog
+    script.call("seccomp", SECCOMP_SET_MODE_FILTER, flags, value, what="error loading the seccomp filter")
+    if not plan.no_new_privileges:
+        _add_capset(script, *program.final_capabilities(plan, identity))
