@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest -q
 
-.PHONY: help setup bundle demo demo-clean test lint types imports unit kernel compat collection fleet test-vm bench clean
+.PHONY: help setup bundle demo demo-clean test lint types imports unit kernel compat collection fleet test-vm suites-attacks bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ fleet: setup ## the demo as a test
 
 test-vm: setup ## the engine in a QEMU machine with systemd and cgroup v2
 	$(PYTEST) tests/vm
+
+suites-attacks: setup ## every race between copying and renaming 10,000 times
+	LONGSHORE_ATTACK_COPIES=10000 $(PYTEST) -s --timeout 1800 tests/engine/kernel/test_attack_08_copy_races.py
 
 bench: setup ## side by side with Debian's docker.io, printed as ratios
 	@$(BIN)/python -m tests.bench
