@@ -5,18 +5,24 @@ Ours is the host's python. What a container's process can see of it is a sealed 
 
 import fcntl
 import hashlib
+import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
+from runtime_lab import PARENT, cgroup_parent, make_rootfs
 from tests.engine.kernel.run_lab import Lab, demultiplex, process
 
+from longshore.oci.runtime_spec import Mount
+from longshore.runtime.bundle import default_spec
 from longshore.runtime.client import Zygote
 from longshore.runtime.messages import Exec
-from longshore.runtime.zygote_client import seal_interpreter
+from longshore.runtime.sealed import seal_interpreter
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers need root")
 
@@ -108,3 +114,54 @@ async def test_attack_01_an_entrypoint_that_is_a_link_to_our_exe_changes_nothing
     await monitor.wait()
     await monitor.close()
     assert digest_of(sys.executable) == before
+
+
+# The kernel itself opens the interpreter of a script: no look at the program beforehand helps. With the host's /usr in
+# the container python even starts, and can say what it runs from.
+SHEBANG = "#!/proc/self/exe\nimport os\nprint(os.readlink('/proc/self/exe'))\n"
+USR = Mount("/usr", "bind", "/usr", ("rbind", "ro"))
+
+
+def shebang_rootfs(root: Path) -> None:
+    (root / "script").write_text(SHEBANG)
+    (root / "script").chmod(0o755)
+    for name in ("lib", "lib64"):
+        (root / name).symlink_to(f"usr/{name}")
+
+
+async def test_attack_01_a_script_of_our_exe_gets_the_sealed_copy(lab: Lab, zygote: Zygote) -> None:
+    """Fails when the zygote is the host's python."""
+    shebang_rootfs(lab.layers / "busybox")
+    launch = lab.launch("c", "sleep", "1000")
+    spec = msgspec.structs.replace(launch.spec, mounts=(*launch.spec.mounts, USR))
+    monitor = await lab.run(zygote, msgspec.structs.replace(launch, spec=spec))
+    execution = await monitor.exec(Exec("a", process("/script")))
+    assert execution.reader is not None and execution.writer is not None
+    output = demultiplex(await execution.reader.read())
+    execution.writer.close()
+    assert output["stdout"] == b"/memfd:longshore (deleted)\n", output
+    await monitor.signal(signal.SIGKILL)
+    await monitor.wait()
+    await monitor.close()
+
+
+def test_attack_01_longshore_oci_seals_itself(tmp_path: Path) -> None:
+    """Fails when `longshore-oci` forks from the host's python: the script then says /usr/bin/python3.…"""
+    bundle = tmp_path / "bundle"
+    shebang_rootfs(make_rootfs(bundle / "rootfs"))
+    spec = json.loads(msgspec.json.encode(default_spec()))
+    spec["process"] |= {"args": ["/script"], "terminal": False}
+    spec["mounts"] += json.loads(msgspec.json.encode([USR]))
+    spec["linux"]["cgroupsPath"] = f"{PARENT}/oci-attack-{os.getpid()}"
+    (bundle / "config.json").write_text(json.dumps(spec))
+    command = [sys.executable, "-m", "longshore.runtime.oci_command", "--root", str(tmp_path / "state")]
+    with cgroup_parent():
+        done = subprocess.run(
+            [*command, "run", "--bundle", str(bundle), f"attack01-{os.getpid()}"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.stdout == "/memfd:longshore (deleted)\n", done

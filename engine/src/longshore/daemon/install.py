@@ -42,7 +42,7 @@ TLS_FILES = ("ca.pem", "server-cert.pem", "server-key.pem")
 COMMANDS = {
     "longshore": "longshore.cli.main",
     "longshored": "longshore.daemon.main",
-    "longshore-oci": "longshore.runtime.oci_command",
+    "longshore-oci": "longshore.runtime.sealed",
     "longshore-setup": "longshore.daemon.install",
 }
 NOT_RUNNING = 3  # LSB: the exit code of an init script's `status`

@@ -493,4 +493,6 @@ def write_spec(_store: Store, arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from longshore.runtime import sealed
+
+    sys.exit(sealed.main())

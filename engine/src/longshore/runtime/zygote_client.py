@@ -1,7 +1,6 @@
 """Starting the zygote, keeping it alive, sending it launches."""
 
 import asyncio
-import fcntl
 import os
 import socket
 import subprocess
@@ -14,31 +13,11 @@ from longshore.runtime import wire
 from longshore.runtime.async_wire import receive_body, send_with_descriptor
 from longshore.runtime.messages import Launch
 from longshore.runtime.monitor_client import Monitor
+from longshore.runtime.sealed import seal_interpreter
 from longshore.runtime.zygote import READY
 
 STARTUP_SECONDS = 30.0
 """For the zygote's imports on a slow machine (emulated: about 12 times slower), 0.1 s here."""
-
-
-def seal_interpreter() -> int:
-    """A copy of the running python executable in sealed memory: executable, but nobody can write to it.
-
-    Returns a descriptor that stays open over exec when passed on. Costs the executable's size (7 MB) once per
-    host as long as processes run from it. Raises OSError.
-    """
-    fd = os.memfd_create("longshore", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        with Path(sys.executable).resolve().open("rb") as source:
-            left = os.fstat(source.fileno()).st_size
-            while left and (sent := os.sendfile(fd, source.fileno(), None, left)):
-                left -= sent
-        # fcntl(2): no more seals, not shorter, not longer, no write
-        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
 
 
 def zygote_command(control_fd: int, sealed_fd: int) -> list[str]:
