@@ -683,7 +683,7 @@ FAILURES = [
     ({"user": User(username="nobody-here")}, StartFailed, "unable to find user nobody-here"),
     ({"user": User(username="web:nogroup")}, StartFailed, "unable to find group nogroup"),
     ({"cwd": "/etc/passwd"}, StartFailed, "not a directory"),
-    ({"namespaces": tuple(map(Namespace, ("pid", "user", "mount")))}, Unsupported, "user namespaces"),
+    ({"namespaces": tuple(map(Namespace, (*NAMESPACES, "user")))}, InvalidArgument, "linux.uidMappings"),
     ({"namespaces": (*map(Namespace, NAMESPACES[1:]), Namespace("pid", "/proc/nope"))}, StartFailed, "joining"),
     ({"resources": Resources(cpu=Cpu(cpus="4096"))}, StartFailed, "cpuset.cpus"),
     ({"rootfs_propagation": "nonsense"}, InvalidArgument, "propagation"),

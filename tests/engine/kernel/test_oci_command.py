@@ -133,7 +133,7 @@ def test_a_console_goes_to_the_socket(oci: Runtime, tmp_path: Path) -> None:
         ({"args": ["nothing"]}, "executable file not found"),
         ({"args": []}, "no command specified"),
         ({"user": {"username": "nobody-here"}}, "unable to find user"),
-        ({"capabilities": {"bounding": ["CAP_NOPE"]}}, "unknown capability CAP_NOPE"),
+        ({"rlimits": [{"type": "RLIMIT_NOPE"}]}, "process.rlimits[0].type: unknown limit"),
         ({"terminal": True}, "--console-socket"),
     ],
 )

@@ -10,15 +10,23 @@ from longshore.kernel import mounts as kernel
 from longshore.kernel import namespaces as ns
 from longshore.oci.runtime_spec import (
     Capabilities,
+    Cpu,
+    CpuAffinity,
     Device,
     Hook,
     Hooks,
+    IdMapping,
+    IoPriority,
     Linux,
     Mount,
     Namespace,
+    Personality,
     Process,
+    Resources,
     Rlimit,
+    Scheduler,
     Spec,
+    TimeOffset,
     decode_spec,
     encode_spec,
 )
@@ -104,8 +112,9 @@ def test_binds(mount: Mount, recursive: bool) -> None:
         (Mount("/x"), InvalidArgument),
         (Mount("/x", "bind", "/s", ("size=5",)), InvalidArgument),
         (Mount("/x\0y", "tmpfs"), InvalidArgument),
-        (Mount("/x", "bind", "/s", ("idmap",)), Unsupported),
-        (Mount("/x", "tmpfs", "", ("tmpcopyup",)), Unsupported),
+        (Mount("/x", "bind", "/s", ("idmap",)), InvalidArgument),
+        (Mount("/x", "bind", "/s", ("remount",)), Unsupported),
+        (Mount("/x", "ramfs", "", ("tmpcopyup",)), InvalidArgument),
     ],
 )
 def test_bad_mounts(mount: Mount, kind: type[EngineError]) -> None:
@@ -123,7 +132,7 @@ def test_namespaces_are_made_or_joined() -> None:
     ("namespaces", "kind"),
     [
         (("pid",), Unsupported),
-        (("mount", "user"), Unsupported),
+        (("mount", "user"), InvalidArgument),
         (("mount", "pid", "pid"), InvalidArgument),
         (("mount", "nonsense"), Unsupported),
     ],
@@ -173,10 +182,20 @@ BAD_PROCESSES = [
     {"cwd": "relative"},
     {"args": ("a\0b",)},
     {"env": ("A=\0",)},
-    {"capabilities": Capabilities(bounding=("CAP_NOPE",))},
     {"rlimits": (Rlimit("RLIMIT_NOPE"),)},
     {"rlimits": (Rlimit("getrlimit"),)},
     {"rlimits": (Rlimit("RLIMIT_CORE", 2, 1),)},
+    {"rlimits": (Rlimit("RLIMIT_CORE", 1, 1), Rlimit("RLIMIT_CORE", 2, 2))},
+    {"oom_score_adj": 1001},
+    {"scheduler": Scheduler("SCHED_NOPE")},
+    {"scheduler": Scheduler("SCHED_BATCH", nice=20)},
+    {"scheduler": Scheduler("SCHED_OTHER", priority=1)},
+    {"scheduler": Scheduler("SCHED_OTHER", runtime=1)},
+    {"scheduler": Scheduler("SCHED_OTHER", flags=("SCHED_FLAG_NOPE",))},
+    {"io_priority": IoPriority("IOPRIO_CLASS_NOPE")},
+    {"io_priority": IoPriority("IOPRIO_CLASS_BE", 8)},
+    {"exec_cpu_affinity": CpuAffinity(initial="3-1")},
+    {"exec_cpu_affinity": CpuAffinity(final="all")},
 ]
 
 
@@ -191,11 +210,67 @@ def test_the_last_value_of_a_variable_wins() -> None:
     assert planned.env == (("A", "2=3"),)
 
 
-def test_hooks_are_refused_and_not_forgotten() -> None:
+def test_unknown_capabilities_are_a_warning() -> None:
+    planned = plan_process(
+        Process(
+            args=("true",),
+            capabilities=Capabilities(bounding=("CAP_KILL", "CAP_NOPE"), ambient=("CAP_NOPE",)),
+        )
+    )
+    assert planned.bounding == 1 << 5
+    assert planned.warnings == ("unknown capability CAP_NOPE is ignored",)
+
+
+REFUSED = [
+    ({"hooks": Hooks(poststart=(Hook("bin/true"),))}, "hooks.poststart[0].path:"),
+    ({"hooks": Hooks(create_runtime=(Hook("/a"), Hook("/a", timeout=0)))}, "hooks.createRuntime[1].timeout:"),
+    ({"hostname": "box"}, "hostname:"),
+    ({"domainname": "box"}, "domainname:"),
+    ({"uid_mappings": (IdMapping(0, 1000, 1),)}, "linux.uidMappings:"),
+    ({"gid_mappings": (IdMapping(0, 1000, 1),)}, "linux.gidMappings:"),
+    ({"uid_mappings": (IdMapping(0, 1000, 0),)}, "linux.uidMappings[0]:"),
+    ({"time_offsets": {"boottime": TimeOffset(1)}}, "linux.timeOffsets:"),
+    ({"personality": Personality("MULTICS")}, "linux.personality.domain:"),
+    ({"personality": Personality("LINUX", ("X",))}, "linux.personality.flags:"),
+    ({"intel_rdt": {}}, "linux.intelRdt:"),
+    ({"mount_label": "x"}, "linux.mountLabel:"),
+    ({"devices": (Device("/dev/x", "q"),)}, "linux.devices[0]:"),
+    ({"rootfs_propagation": "x"}, "linux.rootfsPropagation:"),
+    ({"sysctl": {"vm.swappiness": "1"}}, "linux.sysctl:"),
+    ({"namespaces": (Namespace("mount"), Namespace("ipc", "relative"))}, "linux.namespaces[1].path:"),
+    ({"mounts": (Mount("/a", "tmpfs"), Mount("/b", "bind", "/s", ("wrong",)))}, "mounts[1].options:"),
+    ({"mounts": (Mount("/b", "tmpfs", "", ("idmap",)),)}, "mounts[0]:"),
+    ({"mounts": (Mount("/b", "bind", "/s", uid_mappings=(IdMapping(0, 1, 1),)),)}, "mounts[0]:"),
+]
+
+
+@pytest.mark.parametrize(("changes", "place"), REFUSED, ids=[place for _changes, place in REFUSED])
+def test_what_is_wrong_is_named_by_its_place(changes: dict[str, object], place: str) -> None:
     linux = Linux(namespaces=(Namespace("mount"),))
-    spec = Spec(process=Process(args=("x",)), hooks=Hooks(poststart=(Hook("/bin/true"),)), linux=linux)
-    with pytest.raises(Unsupported, match="hooks"):
+    spec = Spec(process=Process(args=("x",)))
+    for name, value in changes.items():
+        if name in Linux.__struct_fields__:
+            linux = msgspec.structs.replace(linux, **{name: value})
+        else:
+            spec = msgspec.structs.replace(spec, **{name: value})
+    spec = msgspec.structs.replace(spec, linux=linux)
+    with pytest.raises(EngineError) as caught:
         plan_container(Launch("id", spec, OverlayRoot("/l", ("a",)), "", ""))
+    assert caught.value.what.startswith(place)
+
+
+def test_a_deadline_scheduler_contradicts_a_cpuset() -> None:
+    linux = Linux(namespaces=(Namespace("mount"),), resources=Resources(cpu=Cpu(cpus="0")))
+    process = Process(args=("x",), scheduler=Scheduler("SCHED_DEADLINE", runtime=1, deadline=2, period=2))
+    with pytest.raises(InvalidArgument, match="AllowedCPUs"):
+        plan_container(Launch("id", Spec(process=process, linux=linux), OverlayRoot("/l", ("a",)), "", ""))
+
+
+def test_relative_sources_are_meant_from_the_bundle() -> None:
+    linux = Linux(namespaces=(Namespace("mount"),))
+    spec = Spec(process=Process(args=("x",)), mounts=(Mount("/b", "bind", "data"),), linux=linux)
+    planned = plan_container(Launch("id", spec, OverlayRoot("/l", ("a",)), "", "", bundle="/bundle"))
+    assert planned.mounts[0].source == "/bundle/data"
 
 
 def test_overlay_options_are_escaped_and_fit_into_a_page() -> None:

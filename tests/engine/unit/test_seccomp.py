@@ -9,7 +9,7 @@ import pytest
 from longshore.errors import InvalidArgument
 from longshore.oci.runtime_spec import Seccomp, SyscallArgument, SyscallRule
 from longshore.runtime import seccomp_profile
-from longshore.runtime.seccomp_profile import compile_profile, default_profile, program_of
+from longshore.runtime.seccomp_profile import check_listener, compile_profile, default_profile, program_of
 from longshore.runtime.warm import DEFAULT_CAPABILITIES
 
 X86_64, I386 = 0xC000003E, 0x40000003
@@ -132,7 +132,6 @@ def test_a_profile_of_the_user() -> None:
     [
         Seccomp("SCMP_ACT_NONSENSE"),
         Seccomp("SCMP_ACT_ALLOW", architectures=("SCMP_ARCH_PDP11",)),
-        Seccomp("SCMP_ACT_ALLOW", syscalls=(SyscallRule(("read",), "SCMP_ACT_NOTIFY"),)),
         Seccomp(
             "SCMP_ACT_ALLOW",
             syscalls=(
@@ -159,3 +158,37 @@ def test_programs_are_kept_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(seccomp_profile, "_memory", {})
     monkeypatch.setattr(seccomp_profile, "compile_profile", None)  # from here on only the disk can answer
     assert program_of(profile, tmp_path / "cache") == program
+
+
+@pytest.mark.parametrize(
+    ("profile", "place"),
+    [
+        (Seccomp("SCMP_ACT_NOTIFY", listener_path="/s"), "linux.seccomp.defaultAction"),
+        (
+            Seccomp("SCMP_ACT_ALLOW", syscalls=(SyscallRule(("mkdir",), "SCMP_ACT_NOTIFY"),)),
+            "linux.seccomp.listenerPath",
+        ),
+        (
+            Seccomp(
+                "SCMP_ACT_ALLOW", listener_path="@s", syscalls=(SyscallRule(("mkdir",), "SCMP_ACT_NOTIFY"),)
+            ),
+            "linux.seccomp.listenerPath",
+        ),
+        (
+            Seccomp(
+                "SCMP_ACT_ALLOW",
+                listener_path="/s",
+                syscalls=(SyscallRule(("read", "write"), "SCMP_ACT_NOTIFY"),),
+            ),
+            "linux.seccomp.syscalls[0]",
+        ),
+    ],
+)
+def test_listeners_that_nobody_could_serve(profile: Seccomp, place: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        check_listener(profile)
+    assert caught.value.what.startswith(place)
+
+
+def test_a_listener_that_no_rule_asks_is_not_used() -> None:
+    assert check_listener(Seccomp("SCMP_ACT_ALLOW", listener_path="/s")) == ""

@@ -22,6 +22,7 @@ MOUNT_ATTR_NOATIME = 0x10
 MOUNT_ATTR_STRICTATIME = 0x20
 MOUNT_ATTR_NODIRATIME = 0x80
 MOUNT_ATTR_NOSYMFOLLOW = 0x200000
+MOUNT_ATTR_IDMAP = 0x100000
 
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
@@ -108,10 +109,20 @@ def new_filesystem(
 
 
 def mount_setattr(
-    fd: int, *, attr_set: int = 0, attr_clr: int = 0, propagation: int = 0, recursive: bool = False
+    fd: int,
+    *,
+    attr_set: int = 0,
+    attr_clr: int = 0,
+    propagation: int = 0,
+    recursive: bool = False,
+    user_namespace: int = 0,
 ) -> None:
-    """Change a mount (its whole tree when recursive) at once or not at all."""
-    attributes = _MountAttr(attr_set, attr_clr, propagation, 0)
+    """Change a mount (its whole tree when recursive) at once or not at all.
+
+    `user_namespace`: with MOUNT_ATTR_IDMAP the descriptor of the one whose mappings the owners of files go through;
+    only for a mount that is attached nowhere yet.
+    """
+    attributes = _MountAttr(attr_set, attr_clr, propagation, user_namespace)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     _mount_setattr(fd, b"", flags, ctypes.byref(attributes), ctypes.sizeof(attributes))
 

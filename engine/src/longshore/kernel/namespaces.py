@@ -1,6 +1,7 @@
 """Namespaces: leaving and joining them."""
 
 import ctypes
+import os
 
 from longshore.kernel.libc import function
 
@@ -27,6 +28,50 @@ def unshare(kinds: int) -> None:
 def setns(fd: int, kinds: int) -> None:
     """Join the namespace behind fd, or those of a process when fd is a pidfd (Linux 5.8), setns(2)."""
     _setns(fd, kinds)
+
+
+def write_mappings(pid: int | str, uids: str, gids: str) -> None:
+    """The two maps of a process's new user namespace, lines of "inside outside count"; once only,
+    user_namespaces(7). EPERM: an outside number that the caller may not give, or maps that overlap.
+    """
+    for name, text in (("uid_map", uids), ("gid_map", gids)):
+        fd = os.open(f"/proc/{pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, text.encode())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, name) from None
+        finally:
+            os.close(fd)
+
+
+def user_namespace(uids: str, gids: str) -> int:
+    """A descriptor of a user namespace that nobody is in, with these maps: what id-mapped mounts are given.
+
+    A short-lived child makes it: a process cannot leave one again.
+    """
+    ready, told = os.pipe()
+    gone, hold = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.close(ready)
+            os.close(hold)
+            unshare(CLONE_NEWUSER)
+            os.write(told, b"1")
+            os.read(gone, 1)
+        finally:
+            os._exit(1)
+    os.close(told)
+    os.close(gone)
+    try:
+        if not os.read(ready, 1):
+            raise OSError(1, os.strerror(1), "unshare")  # EPERM: the kernel or its owner forbids them
+        write_mappings(child, uids, gids)
+        return os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(ready)
+        os.close(hold)
+        os.waitpid(child, 0)
 
 
 def sethostname(name: str) -> None:

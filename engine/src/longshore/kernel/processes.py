@@ -17,12 +17,67 @@ PR_CAP_AMBIENT_RAISE = 2
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 KEYCTL_JOIN_SESSION_KEYRING = 1
+IOPRIO_WHO_PROCESS = 1
+IOPRIO_CLASS_SHIFT = 13
 
 _ulong = ctypes.c_ulong
 _prctl = function("prctl", ctypes.c_int, _ulong, _ulong, _ulong, _ulong)
 _prctl_text = function("prctl", ctypes.c_int, ctypes.c_char_p, _ulong, _ulong, _ulong)
 _rt_sigaction = system_call("rt_sigaction", ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_ulong)
 _keyctl = system_call("keyctl", ctypes.c_int, ctypes.c_char_p)
+
+
+_ioprio_set = system_call("ioprio_set", ctypes.c_int, ctypes.c_int, ctypes.c_int)
+_pidfd_getfd = system_call("pidfd_getfd", ctypes.c_int, ctypes.c_int, ctypes.c_uint)
+_personality = function("personality", _ulong)
+
+
+class SchedAttr(ctypes.Structure):
+    """struct sched_attr of sched_setattr(2); times in nanoseconds."""
+
+    _fields_ = (
+        ("size", ctypes.c_uint32),
+        ("policy", ctypes.c_uint32),
+        ("flags", ctypes.c_uint64),
+        ("nice", ctypes.c_int32),
+        ("priority", ctypes.c_uint32),
+        ("runtime", ctypes.c_uint64),
+        ("deadline", ctypes.c_uint64),
+        ("period", ctypes.c_uint64),
+    )
+
+
+_sched_setattr = system_call("sched_setattr", ctypes.c_int, ctypes.POINTER(SchedAttr), ctypes.c_uint)
+
+
+def sched_setattr(policy: int, flags: int, nice: int, priority: int, times: tuple[int, int, int]) -> None:
+    """The caller's scheduling; `times` are runtime, deadline and period. EPERM: not allowed, or, for
+    SCHED_DEADLINE, not free to run on all processors, sched_setattr(2).
+    """
+    value = SchedAttr.from_buffer_copy(encode_sched_attr(policy, flags, nice, priority, times))
+    _sched_setattr(0, ctypes.byref(value), 0)
+
+
+def encode_sched_attr(
+    policy: int, flags: int, nice: int, priority: int, times: tuple[int, int, int]
+) -> bytes:
+    """A struct sched_attr."""
+    return bytes(SchedAttr(ctypes.sizeof(SchedAttr), policy, flags, nice, priority, *times))
+
+
+def set_io_priority(class_: int, level: int) -> None:
+    """The caller's, ioprio_set(2)."""
+    _ioprio_set(IOPRIO_WHO_PROCESS, 0, class_ << IOPRIO_CLASS_SHIFT | level)
+
+
+def set_personality(value: int) -> None:
+    """The execution domain of the caller and its children, personality(2)."""
+    _personality(value)
+
+
+def pidfd_getfd(pidfd: int, number: int) -> int:
+    """A copy of another process's descriptor. EBADF: it has none of that number; Linux 5.6."""
+    return _pidfd_getfd(pidfd, number, 0)
 
 
 def prctl(option: int, second: int = 0, third: int = 0, fourth: int = 0, fifth: int = 0) -> int:

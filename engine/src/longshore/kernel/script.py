@@ -152,10 +152,11 @@ class Script:
         """The address of a copy of `value` that lives as long as the script: for structures with pointers in them."""
         return self._pointer(value)
 
-    def run(self, *, shared: bool = True) -> int:
+    def run(self, *, shared: bool = True, meanwhile: Callable[[int], None] | None = None) -> int:
         """Let the child live; returns its pid once it has executed its program. The caller reaps it.
 
         `shared` false: fork although the loop would do; a process that shares memory may not join a time namespace.
+        `meanwhile`: called with the pid while the child lives, not with `shared`; what it raises ends the child.
         Raises Failure (the child is reaped then), OSError when there is no child at all.
         """
         self.call("exit_group", 70)
@@ -168,7 +169,7 @@ class Script:
         mask = ctypes.create_string_buffer(8)
         _sigprocmask(signal.SIG_SETMASK, _ALL_SIGNALS, mask, 8)
         try:
-            pid = loop(start, _CLONE_FLAGS) if loop else self._fork()
+            pid = loop(start, _CLONE_FLAGS) if loop else self._fork(meanwhile)
         finally:
             _sigprocmask(signal.SIG_SETMASK, mask, None, 8)
         if pid < 0:
@@ -183,7 +184,7 @@ class Script:
                 os.waitpid(pid, 0)
                 raise Failure((1 << 64) - result, self._names[index])
 
-    def _fork(self) -> int:
+    def _fork(self, meanwhile: Callable[[int], None] | None) -> int:
         """The same without sharing memory; the child writes its results into a pipe that execve(2) closes."""
         reader, writer = os.pipe()
         try:
@@ -199,6 +200,13 @@ class Script:
                     os._exit(70)
             os.close(writer)
             writer = -1
+            if meanwhile is not None:
+                try:
+                    meanwhile(pid)
+                except BaseException:
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
+                    raise
             report = os.read(reader, 16)
         except OSError as error:
             return -(error.errno or errno.EAGAIN)

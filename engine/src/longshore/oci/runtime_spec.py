@@ -62,6 +62,32 @@ class Rlimit(_Wire, frozen=True):
     hard: int = 0
 
 
+class Scheduler(_Wire, frozen=True):
+    """Names like SCHED_BATCH and SCHED_FLAG_RESET_ON_FORK; times of SCHED_DEADLINE in nanoseconds."""
+
+    policy: str
+    nice: int = 0
+    priority: int = 0
+    flags: tuple[str, ...] = ()
+    runtime: int = 0
+    deadline: int = 0
+    period: int = 0
+
+
+class IoPriority(_Wire, frozen=True):
+    """Names like IOPRIO_CLASS_BE; 0 is the highest priority, 7 the lowest."""
+
+    class_: str = msgspec.field(default="", name="class")
+    priority: int = 0
+
+
+class CpuAffinity(_Wire, frozen=True):
+    """Lists like 0-2,7: where an exec runs while it is prepared, and its program."""
+
+    initial: str = ""
+    final: str = ""
+
+
 class Process(_Wire, frozen=True):
     args: tuple[str, ...] = ()
     env: tuple[str, ...] = ()
@@ -75,6 +101,9 @@ class Process(_Wire, frozen=True):
     apparmor_profile: str = ""
     selinux_label: str = ""
     oom_score_adj: int | None = None
+    scheduler: Scheduler | None = None
+    io_priority: IoPriority | None = None
+    exec_cpu_affinity: CpuAffinity | None = msgspec.field(default=None, name="execCPUAffinity")
 
 
 class Root(_Wire, frozen=True):
@@ -257,8 +286,21 @@ class Seccomp(_Wire, frozen=True):
     syscalls: tuple[SyscallRule, ...] = ()
 
 
+class TimeOffset(_Wire, frozen=True):
+    secs: int = 0
+    nanosecs: int = 0
+
+
+class Personality(_Wire, frozen=True):
+    """`domain` is LINUX or LINUX32; the specification knows no flags yet."""
+
+    domain: str
+    flags: tuple[str, ...] = ()
+
+
 class Linux(_Wire, frozen=True):
     namespaces: tuple[Namespace, ...] = ()
+    time_offsets: dict[str, TimeOffset] | None = None
     uid_mappings: tuple[IdMapping, ...] = ()
     gid_mappings: tuple[IdMapping, ...] = ()
     devices: tuple[Device, ...] = ()
@@ -270,6 +312,8 @@ class Linux(_Wire, frozen=True):
     masked_paths: tuple[str, ...] = ()
     readonly_paths: tuple[str, ...] = ()
     mount_label: str = ""
+    personality: Personality | None = None
+    intel_rdt: dict[str, Any] | None = None
 
 
 class Spec(_Wire, frozen=True):

@@ -42,6 +42,7 @@ MASKED = (
     *(f"/proc/{name}" for name in ("timer_list", "timer_stats", "sched_debug", "scsi")),
     *("/sys/firmware", "/sys/devices/virtual/powercap"),
 )
+NAMESPACES = ("pid", "network", "ipc", "uts", "mount", "cgroup")
 READONLY = tuple(f"/proc/{name}" for name in ("bus", "fs", "irq", "sys", "sysrq-trigger"))
 
 
@@ -62,7 +63,7 @@ def default_spec() -> Spec:
         mounts=MOUNTS,
         annotations={SECCOMP_ANNOTATION: "default"},
         linux=Linux(
-            namespaces=tuple(map(Namespace, KINDS)),
+            namespaces=tuple(map(Namespace, NAMESPACES)),
             resources=Resources(devices=(DeviceRule(allow=False),)),
             masked_paths=MASKED,
             readonly_paths=READONLY,

@@ -7,13 +7,15 @@ left to do inside is a list of system calls, `kernel.script.Script`. No interpre
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import stat
 import struct
 import termios
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from longshore.errors import StartFailed
@@ -23,11 +25,13 @@ from longshore.kernel import namespaces as ns
 from longshore.kernel import processes as kernel
 from longshore.kernel.paths import openat2
 from longshore.kernel.script import Failure, Script
-from longshore.kernel.seccomp import SECCOMP_SET_MODE_FILTER
+from longshore.kernel.seccomp import SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_SET_MODE_FILTER
 from longshore.oci.runtime_spec import Process, Spec
-from longshore.runtime import cgroups, program, rootfs
-from longshore.runtime.init import Stdio, duplicate, joined_kinds, open_stdio, seccomp_of
-from longshore.runtime.plan import ProcessPlan, plan_process
+from longshore.runtime import cgroups, program, rootfs, supervisor
+from longshore.runtime.hooks import state
+from longshore.runtime.init import Stdio, duplicate, filter_of, joined_kinds, open_stdio
+from longshore.runtime.plan import ProcessPlan, plan_personality, plan_process
+from longshore.runtime.program import Filter
 from longshore.runtime.steps import words
 from longshore.runtime.users import Identity
 
@@ -35,6 +39,7 @@ _PREFIX = "OCI runtime exec failed: exec failed: longshore: "
 
 _SIG_DFL_ACTION = bytes(32)  # struct kernel_sigaction, see kernel.processes
 _AT_FDCWD = -100
+_MASK_BYTES = 1024  # of sched_setaffinity(2): 8192 processors
 
 
 @dataclass(slots=True)
@@ -62,15 +67,19 @@ def spawn_exec(
     stdin: bool = False,
     output: bool = True,
     stdio: tuple[int, int, int] | None = None,
+    extra: tuple[int, ...] = (),
+    bundle: str = "",
+    open_groups: Callable[[str, int], list[int]] = cgroups.open_to_join,
 ) -> Execution:
     """Run one more process in the namespaces and cgroup of a running container; returns after its execve(2).
 
-    `stdin` false gives /dev/null, `output` false drops stdout and stderr (no descriptors); `stdio` as in spawn_init.
+    `stdin` false gives /dev/null, `output` false drops stdout and stderr (no descriptors); `stdio` and `extra` as in
+    spawn_init. `open_groups` gives the files to join by, from the container's cgroup and its first process.
     Raises StartFailed with Docker's words; then nothing is left behind. The caller's later children, too, are born in
     the container's pid namespace.
     """
     with ExitStack() as undo:
-        plan = plan_process(process)
+        plan = replace(plan_process(process), personality=plan_personality(spec.linux))
         pipes = _stdio(plan, stdin=stdin, output=output, given=stdio)
         undo.callback(pipes.close)
         try:
@@ -79,10 +88,12 @@ def spawn_exec(
         except OSError as error:
             raise StartFailed(f"{_PREFIX}container is not running", errno=error.errno or 0) from error
         opened = _Opened(undo)
-        warnings: list[str] = []
+        warnings = list(plan.warnings)
         try:
-            console = _plan(init_pidfd, spec, plan, container_id, pipes, opened, warnings)
-            pid = opened.script.run(shared=not joined_kinds(spec) & ns.CLONE_NEWTIME)
+            target = _Target(init_pidfd, _pid_of(init_pidfd), spec, container_id, bundle, open_groups)
+            console, listener = _plan(target, plan, pipes, extra, opened, warnings)
+            shared = listener is None and not joined_kinds(spec) & ns.CLONE_NEWTIME
+            pid = opened.script.run(shared=shared, meanwhile=listener)
         except Failure as failure:
             raise StartFailed(
                 f"{_PREFIX}{failure.what}: {words(failure)}", errno=failure.errno or 0
@@ -110,6 +121,18 @@ def _stdio(plan: ProcessPlan, *, stdin: bool, output: bool, given: tuple[int, in
     return Stdio(() if plan.terminal else tuple(map(duplicate, given)))
 
 
+@dataclass(slots=True)
+class _Target:
+    """The container."""
+
+    pidfd: int
+    pid: int
+    spec: Spec
+    id: str
+    bundle: str
+    open_groups: Callable[[str, int], list[int]]
+
+
 class _Opened:
     """The script and the descriptors that it uses, which are closed on our side afterwards."""
 
@@ -123,19 +146,19 @@ class _Opened:
 
 
 def _plan(
-    init_pidfd: int,
-    spec: Spec,
+    target: _Target,
     plan: ProcessPlan,
-    container_id: str,
     pipes: Stdio,
+    extra: tuple[int, ...],
     opened: _Opened,
     warnings: list[str],
-) -> int | None:
-    """Look at everything, then write the script. Returns the master of a new terminal."""
-    script, keep = opened.script, opened.keep
-    init_pid = _pid_of(init_pidfd)
-    root_fd = keep(os.open(f"/proc/{init_pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-    signal.pidfd_send_signal(init_pidfd, 0)  # not reaped: the number was still its own
+) -> tuple[int | None, Callable[[int], None] | None]:
+    """Look at everything, then write the script. Returns the master of a new terminal, and what to do while the child
+    waits for its supervisor.
+    """
+    script, keep, spec = opened.script, opened.keep, target.spec
+    root_fd = keep(os.open(f"/proc/{target.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+    signal.pidfd_send_signal(target.pidfd, 0)  # not reaped: the number was still its own
     environment = dict(plan.env)
     identity = program.find_identity(plan, root_fd, environment)
     if plan.terminal:
@@ -149,10 +172,18 @@ def _plan(
     master, terminal = None, None
     if plan.terminal:
         master, terminal = map(keep, rootfs.open_terminal(root_fd, plan.size))
-    cgroup = cgroups.cgroup_path(spec, container_id)
-    groups = [keep(fd) for fd in cgroups.open_to_join(cgroup, beside=init_pid)]
+    theirs = pipes.theirs if terminal is None else (terminal,) * 3
+    kinds = joined_kinds(spec)
+    owner = identity.uid
+    if kinds & ns.CLONE_NEWUSER:
+        owner = _host_id(target.pid, owner)  # for fchown(2) out here, where we have the privilege
+    cgroup = cgroups.cgroup_path(spec, target.id)
+    groups = [keep(fd) for fd in target.open_groups(cgroup, target.pid)]
     label = keep(rootfs.private_procfs()) if plan.apparmor_profile else None
-    seccomp = seccomp_of(spec, plan)
+    filter_ = filter_of(spec, plan)
+    least = 3 + len(extra)
+    extra = tuple(keep(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, least)) for fd in extra)
+    go, release = map(keep, os.pipe()) if filter_ is not None and filter_.listener else (-1, -1)
     # Nothing is opened from here on: the number that the child's first open will get is known
     free = os.dup(cwd)
     os.close(free)
@@ -164,21 +195,31 @@ def _plan(
     _add_limits(script, plan, free, warnings)
     for fd in groups:
         script.call("write", fd, b"0", 1, what=f'error joining cgroup "{cgroup}"')
+    _add_scheduling(script, plan)
     # The session keyring is inherited and not namespaced. EDQUOT, ENOSYS: goes without
-    keyring = f"longshore.{container_id}".encode()
+    keyring = f"longshore.{target.id}".encode()
     script.call("keyctl", kernel.KEYCTL_JOIN_SESSION_KEYRING, keyring, may_fail=True)
     if label is not None:
         _add_label(script, label, plan.apparmor_profile, free)
-    script.call("setns", init_pidfd, joined_kinds(spec), what="error joining the container")
-    _add_stdio(script, pipes.theirs if terminal is None else (terminal,) * 3, identity.uid)
+    _add_owners(script, theirs, owner)
+    script.call("setns", target.pidfd, kinds, what="error joining the container")
+    for number, fd in enumerate(theirs):
+        script.call("dup3", fd, number, 0, what="error connecting the standard streams")
     if terminal is not None:
         script.call("ioctl", 0, termios.TIOCSCTTY, 0, what="error creating the console")
-    _add_identity(script, plan, identity, keep_admin=seccomp is not None and not plan.no_new_privileges)
+    _add_identity(script, plan, identity, keep_admin=filter_ is not None and not plan.no_new_privileges)
     script.call("fchdir", cwd, what=f'error setting the working directory "{plan.cwd}"')
-    script.call("close_range", 3, 0xFFFFFFFF, 0)
+    for number, fd in enumerate(extra, 3):
+        script.call("dup3", fd, number, 0, what="error passing a descriptor on")
+    if go >= 0:
+        script.call("dup3", go, least, os.O_CLOEXEC)
+        least += 1
+    script.call("close_range", least, 0xFFFFFFFF, 0)
     script.call("rt_sigprocmask", signal.SIG_SETMASK, bytes(8), 0, 8)
-    if seccomp is not None:
-        _add_filter(script, *seccomp, plan, identity)
+    if plan.personality is not None:
+        script.call("personality", plan.personality, what="error setting the personality")
+    if filter_ is not None:
+        _add_filter(script, filter_, plan, identity, least - 1)
     variables = [os.fsencode(f"{name}={value}") for name, value in environment.items()]
     arguments = [os.fsencode(argument) for argument in plan.args]
     for number, path in enumerate(programs, 1):
@@ -187,7 +228,33 @@ def _plan(
             what=f'exec: "{plan.args[0]}"',
             may_fail=number < len(programs),  # as execvp(3): the next one may be allowed
         )
-    return master
+    if filter_ is None or go < 0:
+        return master, None
+    return master, _supervised(filter_, target, least, release)
+
+
+def _supervised(filter_: Filter, target: _Target, number: int, release: int) -> Callable[[int], None]:
+    """Fetch the listener from the child and hand it on; then the child, which waits, may go on."""
+    told = state(target.spec, target.id, target.bundle, "running", target.pid)
+
+    def meanwhile(pid: int) -> None:
+        pidfd = os.pidfd_open(pid)
+        try:
+            supervisor.hand_over(filter_.listener, filter_.metadata, number, told, pid, pidfd)
+        finally:
+            os.close(pidfd)
+        os.write(release, b"1")
+
+    return meanwhile
+
+
+def _host_id(pid: int, uid: int) -> int:
+    """What a uid of the container's user namespace is out here, user_namespaces(7); -1 for one that it has not."""
+    for line in files.read(f"/proc/{pid}/uid_map").splitlines():
+        inside, outside, count = map(int, line.split())
+        if inside <= uid < inside + count:
+            return outside + uid - inside
+    return -1
 
 
 def _check_program(root_fd: int, cwd: str, path: str) -> None:
@@ -254,14 +321,40 @@ def _exists(fd: int, path: str) -> bool:
     return True
 
 
-def _add_stdio(script: Script, theirs: tuple[int, ...], uid: int) -> None:
+def _add_scheduling(script: Script, plan: ProcessPlan) -> None:
+    """As program.set_scheduling; an exec also may say on which processors it wants to be."""
+    initial, final = plan.affinity
+    if initial:
+        script.call(
+            "sched_setaffinity", 0, _MASK_BYTES, _mask(initial), what="error setting the initial processors"
+        )
+    if final:
+        script.call("sched_setaffinity", 0, _MASK_BYTES, _mask(final), what="error setting the processors")
+    elif not initial and len(os.sched_getaffinity(0)) < (os.cpu_count() or 1):
+        everywhere = frozenset(range(os.sysconf("SC_NPROCESSORS_CONF")))
+        script.call("sched_setaffinity", 0, _MASK_BYTES, _mask(everywhere), may_fail=True)
+    if plan.io_priority is not None:
+        class_, level = plan.io_priority
+        value = class_ << kernel.IOPRIO_CLASS_SHIFT | level
+        script.call("ioprio_set", kernel.IOPRIO_WHO_PROCESS, 0, value, what="error setting the io priority")
+    wanted = plan.scheduler
+    if wanted is not None:
+        fields = kernel.encode_sched_attr(
+            wanted.policy, wanted.flags, wanted.nice, wanted.priority, wanted.times
+        )
+        script.call("sched_setattr", 0, fields, 0, what="error setting the scheduler")
+
+
+def _mask(processors: frozenset[int]) -> bytes:
+    return sum(1 << number for number in processors).to_bytes(_MASK_BYTES, "little")
+
+
+def _add_owners(script: Script, theirs: tuple[int, ...], uid: int) -> None:
     for fd in dict.fromkeys(theirs):
         mode = os.fstat(fd).st_mode
-        if uid and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or (stat.S_ISCHR(mode) and os.isatty(fd))):
+        if uid > 0 and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or (stat.S_ISCHR(mode) and os.isatty(fd))):
             # /dev/stdout must be openable by the user; EPERM, EINVAL, EROFS: it is not ours to give
             script.call("fchown", fd, uid, -1, may_fail=True)
-    for number, fd in enumerate(theirs):
-        script.call("dup3", fd, number, 0, what="error connecting the standard streams")
 
 
 def _add_identity(script: Script, plan: ProcessPlan, identity: Identity, *, keep_admin: bool) -> None:
@@ -298,9 +391,18 @@ def _available_capabilities() -> int:
     return capabilities.capget()[1]
 
 
-def _add_filter(script: Script, code: bytes, flags: int, plan: ProcessPlan, identity: Identity) -> None:
-    """Without no_new_privs loading needs CAP_SYS_ADMIN, which is dropped only then."""
+def _add_filter(script: Script, filter_: Filter, plan: ProcessPlan, identity: Identity, go: int) -> None:
+    """Without no_new_privs loading needs CAP_SYS_ADMIN, which is dropped only then.
+
+    With a supervisor the child then waits for a byte from `go`: we have fetched the listener, whose number is the
+    next one.
+    """
+    code, flags = filter_.program, filter_.flags
+    if filter_.listener:
+        flags |= SECCOMP_FILTER_FLAG_NEW_LISTENER
     value = struct.pack("@HP", len(code) // 8, script.pointer_to(code))  # struct sock_fprog
     script.call("seccomp", SECCOMP_SET_MODE_FILTER, flags, value, what="error loading the seccomp filter")
+    if filter_.listener:
+        script.call("read", go, script.pointer_to(bytes(1)), 1)
     if not plan.no_new_privileges:
         _add_capset(script, *program.final_capabilities(plan, identity))

@@ -5,6 +5,8 @@ SIGCHLD must not be ignored by the caller: children are reaped with waitpid by w
 
 The forked child works while the network is plugged in: it tells its namespace at once, then mounts, and asks for
 permission only right before execve(2).
+
+With a `gate`, a listening socket, the permission comes from whoever connects there later, another process: `start`.
 """
 
 from __future__ import annotations
@@ -16,16 +18,27 @@ import socket
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
 
 from longshore.errors import EngineError, StartFailed
+from longshore.kernel import cgroups as files
 from longshore.kernel import namespaces as ns
+from longshore.kernel import processes
 from longshore.kernel.descriptors import close_quietly, receive
 from longshore.oci.runtime_spec import SECCOMP_ANNOTATION, Spec
-from longshore.runtime import cgroups, child, seccomp_profile
+from longshore.runtime import cgroups, child, seccomp_profile, supervisor
 from longshore.runtime.cgroup_layout import layout
+from longshore.runtime.hooks import hooks_of, run_hooks, state
 from longshore.runtime.messages import Launch
-from longshore.runtime.plan import ContainerPlan, ProcessPlan, plan_container
-from longshore.runtime.program import EXECUTING, READY
+from longshore.runtime.plan import (
+    KINDS,
+    ContainerPlan,
+    ProcessPlan,
+    plan_container,
+)
+from longshore.runtime.program import EXECUTING, LISTENER, READY, Filter
 from longshore.runtime.steps import words
 
 _PREFIX = (
@@ -55,6 +68,7 @@ class Init:
     warnings: list[str] = field(default_factory=list[str])
     _channel: socket.socket | None = None
     _reaped: bool = False
+    _host_hooks: Callable[[int], None] | None = None
 
     def proceed(self) -> None:
         """Let it execute its program; returns when execve(2) has succeeded.
@@ -67,8 +81,10 @@ class Init:
             raise StartFailed(f"{_PREFIX}the process has been started or abandoned already")
         try:
             with channel:
+                while self._host_hooks is not None:  # else our permission would be taken for their end
+                    self.hear(receive(channel)[0], channel)
                 _permit(channel, b"G")
-                _await_execution(channel, self.warnings, _PREFIX)
+                await_execution(channel, self)
         except BaseException:
             self.abandon()
             raise
@@ -80,12 +96,27 @@ class Init:
                 data, _fds = receive(self._channel) if self._channel else (b"", [])
                 if data[:1] == READY:
                     return
-                if data[:1] != child.WARNING:
-                    raise _failure(data, _PREFIX)
-                self.warnings.append(data[1:].decode())
+                self.hear(data, self._channel)
         except BaseException:
             self.abandon()
             raise
+
+    def hear(self, data: bytes, channel: socket.socket | None) -> None:
+        """A message that may come at any time while the child prepares. Raises what it failed with."""
+        kind = data[:1]
+        if kind == child.WARNING:
+            self.warnings.append(data[1:].decode())
+        elif kind == child.HOOKS and self._host_hooks is not None and channel is not None:
+            self._host_hooks(self.pid)
+            self._host_hooks = None
+            _permit(channel, b"H")
+        else:
+            raise _failure(data, _PREFIX)
+
+    def release(self) -> None:
+        """Let go of a prepared process that waits at its gate: it lives on without us. All descriptors are closed."""
+        self._reaped = True
+        self.abandon()
 
     def abandon(self) -> None:
         """Kill the waiting process, reap it, remove its cgroups, close all descriptors. Twice is fine."""
@@ -159,80 +190,120 @@ def warm_up() -> None:
     prepare()
 
 
-def spawn_init(launch: Launch, *, stdio: tuple[int, int, int] | None = None) -> Init:
+def spawn_init(
+    launch: Launch,
+    *,
+    stdio: tuple[int, int, int] | None = None,
+    extra: tuple[int, ...] = (),
+    gate: int = -1,
+) -> Init:
     """Fork the container's first process into its namespaces and cgroup.
 
     Returns as soon as the network namespace exists (with a tty: as soon as the console exists), so that the network
     is plugged in while the child still mounts its root; errors of the later steps come out of `Init.proceed`.
     Raises StartFailed, InvalidArgument or Unsupported; then everything made is undone.
-    The caller's later children (os.fork) are born in the container's pid namespace.
-    `stdio`: descriptors to use as 0, 1 and 2 instead of new pipes; they stay the caller's.
+    The caller's later children (os.fork) are born in the container's pid and time namespace.
+    `stdio`: descriptors to use as 0, 1 and 2 instead of new pipes, `extra` those for 3 and up, `gate` a listening
+    socket to wait at (see above); all of them stay the caller's.
     """
     plan = plan_container(launch)
-    cgroup = cgroups.cgroup_path(launch.spec, launch.id)
-    seccomp = seccomp_of(launch.spec, plan.process)
+    spec = launch.spec
+    cgroup = cgroups.cgroup_path(spec, launch.id)
+    told = state(spec, launch.id, launch.bundle, "creating", 0)
+    filter_ = filter_of(spec, plan.process)
     with ExitStack() as undo:
         if stdio is None:
             pipes = open_stdio(terminal=plan.process.terminal, stdin=launch.stdin_open, output=True)
         else:
             pipes = Stdio(() if plan.process.terminal else tuple(map(duplicate, stdio)))
         undo.callback(pipes.close)
+        idmaps = _open_idmaps(plan, undo)
         joins = _open_joins(plan, undo)
+        made: list[str] = []
+        undo.callback(lambda: [cgroups.remove(each) for each in made])  # when the process in it is dead
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         undo.callback(ours.close)
-        job = child.InitJob(plan, cgroup, layout(), tuple(joins), pipes.theirs, theirs, seccomp)
+        job = child.InitJob(
+            *(plan, cgroup, layout(), tuple(joins), pipes.theirs, theirs, filter_, idmaps, extra, told, gate)
+        )
+        if plan.other_user:
+            processes.prctl(processes.PR_SET_CHILD_SUBREAPER, 1)
+            undo.callback(processes.prctl, processes.PR_SET_CHILD_SUBREAPER, 0)
         with theirs:
             pid = _fork(lambda: child.run_init(job))
-        undo.callback(_kill_and_reap, pid, None)
         pipes.close_theirs()
-        pidfd = os.pidfd_open(pid)
-        undo.callback(os.close, pidfd)
+        init = Init(pid, -1, pipes.stdin_fd, pipes.stdout_fd, pipes.stderr_fd, cgroup=cgroup)
+        undo.callback(lambda: close_quietly(init.pidfd))
+        undo.callback(lambda: _kill_and_reap(init.pid, init.pidfd))
+        init.pidfd = os.pidfd_open(pid)
         # The child makes its namespaces while we make its cgroup.
-        undo.callback(cgroups.remove, cgroup)
-        warnings = cgroups.create(cgroup, launch.spec.linux.resources)
+        init.warnings += cgroups.create(cgroup, spec.linux.resources)
+        made.append(cgroup)
         _permit(ours, b"C")
-        init = Init(
-            pid, pidfd, pipes.stdin_fd, pipes.stdout_fd, pipes.stderr_fd, cgroup=cgroup, warnings=warnings
-        )
-        _receive_descriptors(ours, init, plan, undo)
         init._channel = ours  # pyright: ignore[reportPrivateUsage]
+        if plan.host_hooks:
+            init._host_hooks = lambda pid: _run_host_hooks(spec, told, pid)  # pyright: ignore[reportPrivateUsage]
+        _receive_descriptors(ours, init, plan, undo)
+        if plan.other_user:
+            processes.prctl(processes.PR_SET_CHILD_SUBREAPER, 0)
         undo.pop_all()
         return init
+
+
+def _run_host_hooks(spec: Spec, told: dict[str, Any], pid: int) -> None:
+    for point in ("prestart", "createRuntime"):
+        run_hooks(point, hooks_of(spec, point), {**told, "pid": pid})
 
 
 def _receive_descriptors(ours: socket.socket, init: Init, plan: ContainerPlan, undo: ExitStack) -> None:
     expected = {child.NAMESPACES}
     if plan.process.terminal:
         expected.add(child.CONSOLE)
+    if plan.other_user:
+        expected.add(child.PROCESS)
     while expected:
         data, fds = receive(ours)
         for fd in fds:
             undo.callback(os.close, fd)
         kind = data[:1]
-        if kind == child.NAMESPACES and fds:
-            init.netns_fd, init.netlink_fd = fds
+        if kind == child.NAMESPACES:
+            if fds:
+                init.netns_fd, init.netlink_fd = fds
         elif kind == child.CONSOLE:
             (init.console_fd,) = fds
-        elif kind not in (child.NAMESPACES, child.WARNING):
-            raise _failure(data, _PREFIX)
-        if kind == child.WARNING:
-            init.warnings.append(data[1:].decode())
+        elif kind == child.OWNERS:
+            _give_mappings(init.pid, plan)
+            _permit(ours, b"U")
+        elif kind == child.PROCESS:
+            _adopt(init, int(data[1:]))
+        else:
+            init.hear(data, ours)
         expected.discard(kind)
+
+
+def _give_mappings(pid: int, plan: ContainerPlan) -> None:
+    try:
+        ns.write_mappings(pid, *plan.user_maps)
+    except OSError as error:
+        raise StartFailed(
+            f"{_PREFIX}error writing {error.filename}: {words(error)}", errno=error.errno or 0
+        ) from error
+
+
+def _adopt(init: Init, pid: int) -> None:
+    """The first process has forked the container's own and ends: that one is our child from then on."""
+    pidfd = os.pidfd_open(pid)
+    os.close(init.pidfd)
+    first, init.pid, init.pidfd = init.pid, pid, pidfd
+    os.waitpid(first, 0)
 
 
 def joined_kinds(spec: Spec) -> int:
     """The namespaces that one more process of the container has to join; its pid namespace it is born in."""
-    kinds = {namespace.type for namespace in spec.linux.namespaces}
     flags = ns.CLONE_NEWNS
-    for name, flag in (
-        ("network", ns.CLONE_NEWNET),
-        ("ipc", ns.CLONE_NEWIPC),
-        ("uts", ns.CLONE_NEWUTS),
-        ("cgroup", ns.CLONE_NEWCGROUP),
-    ):
-        if name in kinds:
-            flags |= flag
-    return flags
+    for namespace in spec.linux.namespaces:
+        flags |= KINDS[namespace.type]
+    return flags & ~ns.CLONE_NEWPID
 
 
 def remove_cgroups(spec: Spec, container_id: str) -> None:
@@ -242,26 +313,50 @@ def remove_cgroups(spec: Spec, container_id: str) -> None:
     cgroups.remove(cgroup)
 
 
-def seccomp_of(spec: Spec, plan: ProcessPlan) -> tuple[bytes, int] | None:
-    """The program and the flags of the filter that a process of the container gets."""
+def filter_of(spec: Spec, plan: ProcessPlan) -> Filter | None:
+    """The seccomp filter that a process of the container gets."""
     profile = spec.linux.seccomp
     if profile is not None:
-        if profile.listener_path:
-            raise StartFailed(f"{_PREFIX}seccomp listeners are not supported")
-        return seccomp_profile.program_of(profile), seccomp_profile.filter_flags(profile)
+        listener = seccomp_profile.check_listener(profile)
+        flags = seccomp_profile.filter_flags(profile)
+        return Filter(seccomp_profile.program_of(profile), flags, listener, profile.listener_metadata)
     if spec.annotations.get(SECCOMP_ANNOTATION) == "default":
-        return seccomp_profile.default_program(plan.bounding), 0
+        return Filter(seccomp_profile.default_program(plan.bounding))
     return None
 
 
+def _open_idmaps(plan: ContainerPlan, undo: ExitStack) -> dict[int, int]:
+    """User namespaces for the id-mapped mounts; equal mappings share one. Before our children leave our pid
+    namespace: the maps are written by number.
+    """
+    found: dict[tuple[str, str] | str, int] = {}
+    for mount in plan.mounts:
+        owners = mount.idmap
+        if owners and owners not in found:
+            try:
+                if isinstance(owners, str):
+                    found[owners] = os.open(owners, os.O_RDONLY | os.O_CLOEXEC)
+                else:
+                    found[owners] = ns.user_namespace(*owners)
+            except OSError as error:
+                raise StartFailed(
+                    f'{_PREFIX}error making the mappings of "{mount.destination}": {words(error)}',
+                    errno=error.errno or 0,
+                ) from error
+            undo.callback(os.close, found[owners])
+    return {index: found[mount.idmap] for index, mount in enumerate(plan.mounts) if mount.idmap}
+
+
 def _open_joins(plan: ContainerPlan, undo: ExitStack) -> list[tuple[int, int]]:
-    """Descriptors of the namespaces to join; a pid namespace is for our children, so it is joined here."""
+    """Descriptors of the namespaces to join. Those that take only children, pid and time, are joined and made here,
+    unless a user namespace comes before them.
+    """
     joins: list[tuple[int, int]] = []
     for join in plan.joins:
         try:
             fd = os.open(join.path, os.O_RDONLY | os.O_CLOEXEC)
             undo.callback(os.close, fd)
-            if join.kind == ns.CLONE_NEWPID:
+            if join.kind == ns.CLONE_NEWPID and not plan.other_user:
                 ns.setns(fd, ns.CLONE_NEWPID)
             else:
                 joins.append((fd, join.kind))
@@ -269,11 +364,15 @@ def _open_joins(plan: ContainerPlan, undo: ExitStack) -> list[tuple[int, int]]:
             raise StartFailed(
                 f"{_PREFIX}error joining namespace {join.path}: {words(error)}", errno=error.errno or 0
             ) from error
-    if plan.new(ns.CLONE_NEWPID):
-        try:
-            ns.unshare(ns.CLONE_NEWPID)
-        except OSError as error:
-            raise StartFailed(f"{_PREFIX}error creating the pid namespace: {words(error)}") from error
+    if plan.other_user:
+        return joins
+    try:
+        if plan.unshare & (ns.CLONE_NEWPID | ns.CLONE_NEWTIME):
+            ns.unshare(plan.unshare & (ns.CLONE_NEWPID | ns.CLONE_NEWTIME))
+        if plan.time_offsets:
+            files.write("/proc/self/timens_offsets", plan.time_offsets)
+    except OSError as error:
+        raise StartFailed(f"{_PREFIX}error creating the pid or time namespace: {words(error)}") from error
     return joins
 
 
@@ -311,20 +410,31 @@ def _kill_and_reap(pid: int, pidfd: int | None) -> None:
         pass
 
 
-def _await_execution(channel: socket.socket, warnings: list[str], prefix: str) -> None:
-    """Returns when execve(2) has closed the channel after a clean announcement."""
+def await_execution(channel: socket.socket, process: Init) -> None:
+    """Returns when execve(2) has closed the channel after a clean announcement. Raises what it failed with."""
     executing = False
     while True:
         data, _fds = receive(channel)
+        kind = data[:1]
         if not data and executing:
             return
-        kind = data[:1]
         if kind == EXECUTING:
             executing = True
-        elif kind == child.WARNING:
-            warnings.append(data[1:].decode())
+        elif kind == LISTENER:
+            _hand_over(data[1:], process)
+            _permit(channel, b"S")
         elif kind != READY:
-            raise _failure(data, prefix)
+            process.hear(data, channel)
+
+
+def _hand_over(message: bytes, process: Init) -> None:
+    asked = msgspec.json.decode(message)
+    try:
+        supervisor.hand_over(
+            *(asked["path"], asked["metadata"], asked["fd"], asked["told"], process.pid, process.pidfd)
+        )
+    except StartFailed as error:
+        raise StartFailed(_PREFIX + error.what, errno=error.errno, detail=error.detail) from error
 
 
 def _failure(data: bytes, prefix: str) -> EngineError:

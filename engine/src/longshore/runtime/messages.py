@@ -87,6 +87,9 @@ class Launch(msgspec.Struct, frozen=True, tag="launch"):
     log: LogTarget | None = None
     stdin_open: bool = False
     stdin_once: bool = False
+    bundle: str = (
+        ""  # of longshore-oci: relative sources of bind mounts are meant from here, hooks are told it
+    )
 
 
 # Daemon to monitor, over the watch connection or a new connection to control.sock

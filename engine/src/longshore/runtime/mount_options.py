@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from longshore.errors import InvalidArgument, Unsupported
 from longshore.kernel import mounts as kernel
 from longshore.kernel.paths import clean
-from longshore.oci.runtime_spec import Mount
+from longshore.oci.runtime_spec import IdMapping, Mount
 
 # word: (attributes to set, attributes to clear), mount_setattr(2)
 _ATTRIBUTES = {
@@ -45,7 +45,7 @@ _PROPAGATION = {
 _NO_MEANING = frozenset(
     {"defaults", "bind", "rbind", "auto", "noauto", "nofail", "_netdev", "user", "nouser"}
 )
-_REFUSED = frozenset({"idmap", "ridmap", "tmpcopyup", "remount"})
+_IDMAP = {"idmap": False, "ridmap": True}
 
 
 # Ours, for sources whose path a container can change: looked up by descriptor when the mount is made, without links.
@@ -70,6 +70,9 @@ class MountPlan:
     propagation_recursive: bool = False
     subpath: str = ""  # below the source
     owner: tuple[int, int] | None = None  # (pid, start time) of a process whose mounts the source means
+    idmap: tuple[str, str] | str = ""  # texts of a uid_map and a gid_map, or the path of a user namespace
+    idmap_recursive: bool = False
+    copy_up: bool = False  # what was below a tmpfs is copied into it
 
     def describe(self) -> str:
         return f"{self.kind} {self.source or self.kind} on {self.destination}"
@@ -80,20 +83,32 @@ def parse_propagation(word: str) -> tuple[int, bool]:
     try:
         return _PROPAGATION[word]
     except KeyError:
-        raise InvalidArgument(f'unknown mount propagation "{word}"') from None
+        raise InvalidArgument(f'linux.rootfsPropagation: unknown mount propagation "{word}"') from None
 
 
-def plan_mount(mount: Mount) -> MountPlan:
-    """Translate one mount of the specification. Raises InvalidArgument or Unsupported."""
+def map_text(mappings: tuple[IdMapping, ...], where: str) -> str:
+    """The lines of a uid_map or gid_map. Raises InvalidArgument for an empty range or one that is too large."""
+    for index, mapping in enumerate(mappings):
+        if mapping.size < 1 or max(mapping.container_id, mapping.host_id) + mapping.size > 1 << 32:
+            raise InvalidArgument(f"{where}[{index}]: not a range of ids: size {mapping.size}")
+    return "".join(f"{mapping.container_id} {mapping.host_id} {mapping.size}\n" for mapping in mappings)
+
+
+def plan_mount(
+    mount: Mount, *, where: str = "mounts", bundle: str = "", owners: tuple[str, str] | str = ""
+) -> MountPlan:
+    """Translate one mount of the specification. Raises InvalidArgument or Unsupported.
+
+    `where` is the mount's place in the configuration, `bundle` the folder from which a relative source of a bind
+    mount is meant, `owners` the mappings of the container's own user namespace (see MountPlan.idmap).
+    """
     destination = clean(mount.destination)
     if not mount.destination or destination == "/" or "\0" in mount.destination + mount.source:
-        raise InvalidArgument(f'invalid mount destination "{mount.destination}"')
-    if mount.uid_mappings or mount.gid_mappings:
-        raise Unsupported(f'id-mapped mount on "{destination}" is not supported')
+        raise InvalidArgument(f'{where}.destination: invalid mount destination "{mount.destination}"')
     words = set(mount.options)
     bind = mount.type == "bind" or "bind" in words or "rbind" in words
     attr_set = attr_clr = tree_set = tree_clr = propagation = 0
-    propagation_recursive = False
+    propagation_recursive = copy_up = False
     subpath, owner = "", None
     parameters: list[tuple[str, str | None]] = []
     for word in mount.options:
@@ -105,28 +120,39 @@ def plan_mount(mount: Mount) -> MountPlan:
             tree_set, tree_clr = tree_set & ~drop | put, tree_clr & ~put | drop
         elif word in _PROPAGATION:
             propagation, propagation_recursive = _PROPAGATION[word]
-        elif word in _REFUSED or word.startswith(("idmap=", "ridmap=")):
-            raise Unsupported(f'mount option "{word}" on "{destination}" is not supported')
+        elif word == "tmpcopyup":
+            if mount.type != "tmpfs":
+                raise InvalidArgument(f'{where}.options: "tmpcopyup" on "{destination}" needs a tmpfs')
+            copy_up = True
+        elif word == "remount" or word.startswith(("idmap=", "ridmap=")):
+            raise Unsupported(f'{where}.options: mount option "{word}" on "{destination}" is not supported')
         elif bind and word.startswith(SUBPATH):
             subpath = word.removeprefix(SUBPATH)
         elif bind and word.startswith(OF_PROCESS):
             pid, _colon, start = word.removeprefix(OF_PROCESS).partition(":")
             if not (pid.isdigit() and start.isdigit()):
-                raise InvalidArgument(f'invalid option "{word}" of the bind mount on "{destination}"')
+                raise InvalidArgument(
+                    f'{where}.options: invalid option "{word}" of the bind mount on "{destination}"'
+                )
             owner = int(pid), int(start)
-        elif word not in _NO_MEANING and word:
+        elif word not in _NO_MEANING and word not in _IDMAP and word:
             key, equals, value = word.partition("=")
             if bind:
-                raise InvalidArgument(f'unknown option "{word}" of the bind mount on "{destination}"')
+                raise InvalidArgument(
+                    f'{where}.options: unknown option "{word}" of the bind mount on "{destination}"'
+                )
             parameters.append((key, value if equals else None))
     if bind and not mount.source:
-        raise InvalidArgument(f'bind mount on "{destination}" has no source')
+        raise InvalidArgument(f'{where}.source: bind mount on "{destination}" has no source')
     if not bind and not mount.type:
-        raise InvalidArgument(f'mount on "{destination}" has no type')
+        raise InvalidArgument(f'{where}.type: mount on "{destination}" has no type')
+    source = mount.source
+    if bind and bundle and not source.startswith("/"):
+        source = f"{bundle}/{source}"
     return MountPlan(
         destination=destination,
         kind="bind" if bind else mount.type,
-        source=mount.source,
+        source=source,
         recursive="rbind" in words or (bind and "bind" not in words),
         parameters=tuple(parameters),
         attr_set=attr_set,
@@ -137,9 +163,36 @@ def plan_mount(mount: Mount) -> MountPlan:
         propagation_recursive=propagation_recursive,
         subpath=subpath,
         owner=owner,
+        idmap=_plan_idmap(mount, words, where, owners, bind=bind),
+        idmap_recursive="ridmap" in words,
+        copy_up=copy_up,
+    )
+
+
+def _plan_idmap(
+    mount: Mount, words: set[str], where: str, owners: tuple[str, str] | str, *, bind: bool
+) -> tuple[str, str] | str:
+    """The mappings of the mount; those of the container when only the word is given (runtime-spec 1.2, config.md)."""
+    if not (mount.uid_mappings or mount.gid_mappings or words & _IDMAP.keys()):
+        return ""
+    if not bind:
+        raise Unsupported(f'{where}: only bind mounts can be id-mapped, and "{mount.destination}" is none')
+    if not (mount.uid_mappings or mount.gid_mappings):
+        if not owners:
+            raise InvalidArgument(
+                f'{where}.options: "idmap" on "{mount.destination}" needs mappings, and the container has none'
+            )
+        return owners
+    if not (mount.uid_mappings and mount.gid_mappings):
+        raise InvalidArgument(f"{where}: uidMappings and gidMappings go together")
+    return (
+        map_text(mount.uid_mappings, f"{where}.uidMappings"),
+        map_text(mount.gid_mappings, f"{where}.gidMappings"),
     )
 
 
 def known_words() -> list[str]:
     """All words that mean something, for `features`."""
-    return sorted({*_ATTRIBUTES, *_RECURSIVE, *_PROPAGATION, "bind", "rbind", "defaults"})
+    return sorted(
+        {*_ATTRIBUTES, *_RECURSIVE, *_PROPAGATION, *_IDMAP, "bind", "rbind", "defaults", "tmpcopyup"}
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -13,16 +13,17 @@ from longshore.errors import StartFailed
 from longshore.kernel import mounts
 from longshore.kernel.descriptors import close_quietly
 from longshore.kernel.namespaces import CLONE_NEWNS, setns
-from longshore.kernel.paths import make_directories, make_file, open_beneath
+from longshore.kernel.paths import make_directories, make_file, open_beneath, openat2
 from longshore.runtime.cgroup_layout import Layout
+from longshore.runtime.copy_up import copy_tree
 from longshore.runtime.mount_options import MountPlan
 from longshore.runtime.records import open_proc
 from longshore.runtime.steps import words
 
 _Result = TypeVar("_Result")
 
-# Set on the mounts after everything that has to be made below them exists.
-_LATE_READONLY = frozenset({"tmpfs"})
+# A link in their place would put the kernel's own files where the container can reach around the masks.
+_ON_DIRECTORIES_ONLY = frozenset({"proc", "sysfs"})
 
 
 @dataclass(slots=True)
@@ -31,10 +32,12 @@ class Sources:
 
     trees: dict[int, int] = field(default_factory=dict[int, int])  # index of the mount -> descriptor
 
-    def take(self, plans: tuple[MountPlan, ...]) -> None:
+    def take(self, plans: tuple[MountPlan, ...], idmaps: Mapping[int, int]) -> None:
+        """`idmaps`: index of the mount -> descriptor of the user namespace whose mappings it gets."""
         for index, plan in enumerate(plans):
             if plan.kind == "bind":
-                self.trees[index] = _guarded(plan, _clone)
+                owners = idmaps.get(index, -1)
+                self.trees[index] = _guarded(plan, lambda plan, owners=owners: _clone(plan, owners))
 
 
 @dataclass(slots=True)
@@ -44,6 +47,7 @@ class Mounter:
     layout: Layout
     cgroup: str  # path of the container's cgroup below each hierarchy
     cgroup_namespace: bool
+    # read-only is set on a tmpfs after everything that has to be made below it exists
     late: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
 
     def attach_all(self, plans: tuple[MountPlan, ...]) -> None:
@@ -69,20 +73,51 @@ class Mounter:
 
     def _new(self, plan: MountPlan) -> int:
         attributes = plan.attr_set | plan.tree_set
-        if plan.kind in _LATE_READONLY and attributes & mounts.MOUNT_ATTR_RDONLY:
-            attributes &= ~mounts.MOUNT_ATTR_RDONLY
-            tree = mounts.new_filesystem(
-                plan.kind, plan.parameters, attributes=attributes, source=plan.source or plan.kind
-            )
-            self.late.append((os.dup(tree), plan.destination))
-            return tree
+        if plan.kind == "tmpfs":
+            return self._new_tmpfs(plan, attributes)
         return mounts.new_filesystem(
             plan.kind, plan.parameters, attributes=attributes, source=plan.source or plan.kind
         )
 
+    def _new_tmpfs(self, plan: MountPlan, attributes: int) -> int:
+        """Without a mode of its own it has that of the directory below, as a tmpfs over /tmp needs."""
+        parameters = plan.parameters
+        below = -1
+        try:
+            below = openat2(self.root_fd, plan.destination, os.O_PATH | os.O_DIRECTORY)
+        except FileNotFoundError:
+            pass  # it will be made
+        if below >= 0 and not any(name == "mode" for name, _value in parameters):
+            parameters = (*parameters, ("mode", f"{stat.S_IMODE(os.fstat(below).st_mode):o}"))
+        late = attributes & mounts.MOUNT_ATTR_RDONLY
+        tree = mounts.new_filesystem(
+            "tmpfs", parameters, attributes=attributes & ~late, source=plan.source or plan.kind
+        )
+        if plan.copy_up and below >= 0:
+            copy_tree(below, tree)
+        close_quietly(below)
+        if late:
+            self.late.append((os.dup(tree), plan.destination))
+        return tree
+
+    def _refuse_link(self, plan: MountPlan) -> None:
+        try:
+            found = openat2(self.root_fd, plan.destination, os.O_PATH | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return
+        is_link = stat.S_ISLNK(os.fstat(found).st_mode)
+        os.close(found)
+        if is_link:
+            raise StartFailed(
+                f'filesystem "{plan.kind}" must be mounted on ordinary directory',
+                detail=f'"{plan.destination}" is a link',
+            )
+
     def _attach(self, plan: MountPlan, tree: int) -> None:
         is_directory = stat.S_ISDIR(os.fstat(tree).st_mode)
         make = make_directories if is_directory else make_file
+        if plan.kind in _ON_DIRECTORIES_ONLY:
+            self._refuse_link(plan)
         target = make(self.root_fd, plan.destination)
         try:
             mounts.move_mount(tree, target)
@@ -143,8 +178,12 @@ class Mounter:
         return mounts.new_filesystem("cgroup", tuple(parameters), attributes=attributes, source="cgroup")
 
 
-def _clone(plan: MountPlan) -> int:
+def _clone(plan: MountPlan, owners: int) -> int:
     tree = _open_source(plan)
+    if owners >= 0:
+        mounts.mount_setattr(
+            tree, attr_set=mounts.MOUNT_ATTR_IDMAP, recursive=plan.idmap_recursive, user_namespace=owners
+        )
     # A detached copy is nobody's yet: no moment in which it is visible without its restrictions.
     propagation, tree_wide = (
         plan.propagation or mounts.MS_PRIVATE,

@@ -9,20 +9,26 @@ NSS.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
 import signal
 import socket
 import stat
 import sys
-from collections.abc import Callable, Iterator
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import msgspec
 
 from longshore.errors import StartFailed
 from longshore.kernel import capabilities, processes, terminals
 from longshore.kernel.descriptors import CLOSE_RANGE_CLOEXEC, close_all_except, close_range
 from longshore.kernel.paths import AT_FDCWD, make_directories, openat2
-from longshore.kernel.seccomp import load_filter
+from longshore.kernel.seccomp import SECCOMP_FILTER_FLAG_NEW_LISTENER, load_filter
+from longshore.oci.runtime_spec import Hook
+from longshore.runtime.hooks import run_hooks
 from longshore.runtime.plan import ProcessPlan
 from longshore.runtime.rootfs import write_proc
 from longshore.runtime.steps import Doing, words
@@ -30,6 +36,8 @@ from longshore.runtime.users import Identity, home_of, resolve_user
 
 READY = b"R"  # told before waiting for permission
 EXECUTING = b"X"  # told to the parent right before execve(2): a silence after it is success
+WARNING = b"W"
+LISTENER = b"S"  # a filter with a supervisor is about to be loaded: JSON of `path`, `fd` and `told`
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -53,6 +61,34 @@ def become_child(keep: tuple[int, ...]) -> None:
 # The plain function under signal.getsignal: the enum look-ups around it cost 0.1 ms for all signals.
 _handler: Callable[[int], object] = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
 _ALL_SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """A compiled seccomp profile. With a `listener` a supervisor behind that socket gets the notifications."""
+
+    program: bytes
+    flags: int = 0
+    listener: str = ""
+    metadata: str = ""
+
+
+@dataclass(slots=True)
+class Entry:
+    """What `finish` needs to get from a prepared root to the program."""
+
+    plan: ProcessPlan
+    channel: socket.socket  # to the parent
+    root_fd: int
+    stdio: tuple[int, ...]
+    console: int | None
+    filter: Filter | None
+    proc_fd: int | None  # a private procfs, when one is needed
+    extra: tuple[int, ...] = ()  # --preserve-fds: become 3, 4, …
+    hooks: tuple[Hook, ...] = ()  # startContainer
+    told: Mapping[str, Any] = field(default_factory=dict[str, Any])  # the state, for hooks and supervisor
+    gate: int = -1  # a listening socket: who connects says when, instead of the parent
+    wait: bool = False  # somebody says when, after all is checked
 
 
 def set_limits(plan: ProcessPlan, warnings: list[str]) -> None:
@@ -79,6 +115,27 @@ def possible_limit(number: int, soft: int, hard: int, warnings: list[str]) -> tu
     return lowered
 
 
+def set_scheduling(plan: ProcessPlan) -> None:
+    """Processors, scheduling class and priorities, inside of the cgroup: joining one changes where a process may run.
+
+    Whoever started us may have been bound to some processors; a container is not, unless its cgroup is.
+    """
+    if len(os.sched_getaffinity(0)) < (os.cpu_count() or 1):
+        try:
+            os.sched_setaffinity(0, range(os.sysconf("SC_NPROCESSORS_CONF")))
+        except OSError:
+            pass  # EINVAL: none of them is allowed to us
+    if plan.io_priority is not None:
+        with Doing("setting the io priority"):
+            processes.set_io_priority(*plan.io_priority)
+    scheduler = plan.scheduler
+    if scheduler is not None:
+        with Doing("setting the scheduler"):
+            processes.sched_setattr(
+                scheduler.policy, scheduler.flags, scheduler.nice, scheduler.priority, scheduler.times
+            )
+
+
 def _lower(value: int, most: int) -> int:
     if most == resource.RLIM_INFINITY:
         return value
@@ -101,7 +158,7 @@ def find_identity(plan: ProcessPlan, root_fd: int, environment: dict[str, str]) 
         identity = resolve_user(root_fd, text, (*user.additional_groups, *map(str, user.additional_gids)))
     else:
         identity = Identity(user.uid, user.gid, user.additional_gids)
-    if "HOME" not in environment:
+    if not environment.get("HOME"):
         home = identity.home or home_of(root_fd, identity.uid) or b"/"
         environment["HOME"] = home.decode("utf-8", "surrogateescape")
     return identity
@@ -241,30 +298,49 @@ def connect_stdio(stdio: tuple[int, ...], console: int | None) -> None:
         os.dup2(fd, number, inheritable=True)
 
 
-def execute(
-    plan: ProcessPlan,
-    identity: Identity,
-    environment: dict[str, str],
-    program: str,
-    channel: socket.socket,
-    seccomp: tuple[bytes, int] | None,
-) -> NoReturn:
+def execute(entry: Entry, identity: Identity, environment: dict[str, str], program: str) -> NoReturn:
     """Load the filter, drop the last capability, execute. Raises StartFailed when execve(2) fails."""
+    plan, channel = entry.plan, entry.channel
     if plan.with_init:
         _fork_under_init(channel)
     channel.send(EXECUTING)
-    if seccomp is not None:
-        with Doing("loading the seccomp filter"):
-            load_filter(*seccomp)
+    if plan.personality is not None:
+        with Doing("setting the personality"):
+            processes.set_personality(plan.personality)
+    if entry.filter is not None:
+        _load(entry.filter, channel, entry.told)
         if not plan.no_new_privileges:
             effective, permitted, inheritable = final_capabilities(plan, identity)
             available = capabilities.capget()[1]
             capabilities.capset(effective & available, permitted & available, inheritable & available)
-    close_range(3, flags=CLOSE_RANGE_CLOEXEC)
+    if entry.hooks:
+        run_hooks("startContainer", entry.hooks, {**entry.told, "pid": os.getpid()})
+    for number, fd in enumerate(entry.extra, 3):
+        os.dup2(fd, number, inheritable=True)
+    close_range(3 + len(entry.extra), flags=CLOSE_RANGE_CLOEXEC)
     try:
         os.execve(program, plan.args, environment)
     except OSError as error:
         raise StartFailed(f'exec: "{plan.args[0]}": {words(error)}', errno=error.errno or 0) from error
+
+
+def _load(chosen: Filter, channel: socket.socket, told: Mapping[str, Any]) -> None:
+    """With a supervisor the parent fetches the descriptor from us, pidfd_getfd(2): of the calls that the filter may
+    stop from its first moment on we need none to hand it over, so its number is told before.
+    """
+    if not chosen.listener:
+        with Doing("loading the seccomp filter"):
+            load_filter(chosen.program, chosen.flags)
+        return
+    number = fcntl.fcntl(channel.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(number)  # the lowest free one, which the next descriptor gets
+    message = {"path": chosen.listener, "fd": number, "metadata": chosen.metadata, "told": told}
+    channel.send(LISTENER + msgspec.json.encode(message))
+    with Doing("loading the seccomp filter"):
+        found = load_filter(chosen.program, chosen.flags | SECCOMP_FILTER_FLAG_NEW_LISTENER)
+    if not channel.recv(1):
+        os._exit(1)
+    os.close(found)
 
 
 def _fork_under_init(channel: socket.socket) -> None:
@@ -305,41 +381,56 @@ def _fork_under_init(channel: socket.socket) -> None:
                 os._exit(code if code >= 0 else 128 - code)
 
 
-def wait_for_permission(channel: socket.socket) -> None:
-    """Ends the process when the monitor is gone."""
+def wait_for_permission(channel: socket.socket, gate: int = -1) -> socket.socket:
+    """The channel to go on with. Ends the process when nobody can give permission any more.
+
+    `gate`: the parent is told that all is ready and may leave; the first to connect there takes its place.
+    """
     channel.send(READY)
-    if not channel.recv(1):
+    if gate < 0:
+        if not channel.recv(1):
+            os._exit(1)
+        return channel
+    channel.close()
+    listener = socket.socket(fileno=gate)
+    peer, _address = listener.accept()
+    listener.close()
+    if not peer.recv(1):
         os._exit(1)
+    return peer
 
 
-def finish(
-    plan: ProcessPlan,
-    root_fd: int,
-    stdio: tuple[int, ...],
-    console: int | None,
-    channel: socket.socket,
-    seccomp: tuple[bytes, int] | None,
-    proc_fd: int | None,
-    *,
-    wait: bool,
-) -> NoReturn:
-    """Everything from a prepared root to execve(2). `wait`: the parent says when (one byte) after all is checked."""
+def _out_of_the_way(entry: Entry) -> None:
+    """Numbers that --preserve-fds will overwrite must be nobody's."""
+    least = 3 + len(entry.extra)
+    entry.extra = tuple(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, least) for fd in entry.extra)
+    entry.channel = socket.socket(fileno=fcntl.fcntl(entry.channel.detach(), fcntl.F_DUPFD_CLOEXEC, least))
+    if entry.gate >= 0:
+        entry.gate = fcntl.fcntl(entry.gate, fcntl.F_DUPFD_CLOEXEC, least)
+
+
+def finish(entry: Entry) -> NoReturn:
+    """Everything from a prepared root to execve(2)."""
+    plan = entry.plan
     environment = dict(plan.env)
-    identity = find_identity(plan, root_fd, environment)
+    identity = find_identity(plan, entry.root_fd, environment)
     if plan.terminal:
         environment.setdefault("TERM", "xterm")
-    cwd = enter_directory(root_fd, plan.cwd, make=True)
-    connect_stdio(stdio, console)
-    if plan.apparmor_profile and proc_fd is not None:
-        set_label(proc_fd, plan.apparmor_profile)
-    close_all_except((channel.fileno(), cwd))
-    take_identity(plan, identity, (0, 1, 2), keep_admin=seccomp is not None and not plan.no_new_privileges)
+    cwd = enter_directory(entry.root_fd, plan.cwd, make=True)
+    connect_stdio(entry.stdio, entry.console)
+    if plan.apparmor_profile and entry.proc_fd is not None:
+        set_label(entry.proc_fd, plan.apparmor_profile)
+    if entry.extra:
+        _out_of_the_way(entry)
+    close_all_except((entry.channel.fileno(), cwd, entry.gate, *entry.extra))
+    keep_admin = entry.filter is not None and not plan.no_new_privileges
+    take_identity(plan, identity, (0, 1, 2), keep_admin=keep_admin)
     change_directory(cwd, plan.cwd)
     os.close(cwd)
     program = find_program(plan.args[0], environment)
-    if wait:
-        wait_for_permission(channel)
-    execute(plan, identity, environment, program, channel, seccomp)
+    if entry.wait:
+        entry.channel = wait_for_permission(entry.channel, entry.gate)
+    execute(entry, identity, environment, program)
 
 
 def open_root() -> int:

@@ -57,6 +57,20 @@ def _attach_over(path: str, tree: int) -> int:
     return tree
 
 
+def attach_root(rootfs: OverlayRoot | PlainRoot, tree: int) -> None:
+    """Attach a root that was mounted before a user namespace was entered: at its own place, where hooks look for it,
+    or, where its new owner may not go there, over "/".
+    """
+    path = rootfs.path if isinstance(rootfs, PlainRoot) else "/"
+    with Doing("attaching the root"):
+        try:
+            target = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except PermissionError:
+            target = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        mounts.move_mount(tree, target)
+        os.close(target)
+
+
 def _escape(path: str) -> str:
     """Commas end an option and colons a layer, unless a backslash stands before them."""
     return path.replace("\\", "\\\\").replace(",", "\\,").replace(":", "\\:")

@@ -23,14 +23,19 @@ import msgspec
 from longshore.errors import InvalidArgument, Unsupported
 from longshore.kernel import capabilities
 from longshore.kernel.libc import MACHINE
-from longshore.kernel.seccomp import SECCOMP_FILTER_FLAG_LOG
+from longshore.kernel.seccomp import (
+    SECCOMP_FILTER_FLAG_LOG,
+    SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+    SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
+)
 from longshore.oci.runtime_spec import Seccomp, SyscallArgument, SyscallRule
 
 # three hundred names read better without their quotes
 # ruff: noqa: SIM905
 
 CACHE = Path("/var/cache/longshore/seccomp")
-_GENERATION = 2  # of the compiler's settings below; part of the digest
+_NOTIFY = "SCMP_ACT_NOTIFY"
+_GENERATION = 3  # of the compiler's settings below; part of the digest
 
 _ALLOWED = """
     _llseek _newselect accept accept4 access adjtimex alarm arch_prctl arm_fadvise64_64 bind brk cachestat
@@ -200,9 +205,47 @@ def _write(directory: Path, name: str, program: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+_FLAGS = {
+    "SECCOMP_FILTER_FLAG_TSYNC": 0,  # there is one thread
+    "SECCOMP_FILTER_FLAG_LOG": SECCOMP_FILTER_FLAG_LOG,
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW": SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
+}
+
+
 def filter_flags(profile: Seccomp) -> int:
-    """The flags of seccomp(2) that make sense for a single-threaded process about to execute."""
-    return SECCOMP_FILTER_FLAG_LOG if "SECCOMP_FILTER_FLAG_LOG" in profile.flags else 0
+    """The flags of seccomp(2). Raises InvalidArgument for an unknown name."""
+    flags = 0
+    for index, name in enumerate(profile.flags):
+        if name not in _FLAGS:
+            raise InvalidArgument(f'linux.seccomp.flags[{index}]: unknown flag "{name}"')
+        flags |= _FLAGS[name]
+    return flags if _notifies(profile) else flags & ~SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+
+
+def _notifies(profile: Seccomp) -> bool:
+    return any(rule.action == _NOTIFY for rule in profile.syscalls)
+
+
+def check_listener(profile: Seccomp) -> str:
+    """The path of the supervisor's socket, empty when no rule asks it. Raises InvalidArgument for a profile that
+    could never start: nobody to ask, or a call that is needed to hand over the listener.
+    """
+    where = "linux.seccomp"
+    if profile.default_action == _NOTIFY:
+        raise InvalidArgument(f"{where}.defaultAction: SCMP_ACT_NOTIFY cannot be used as default action")
+    for index, rule in enumerate(profile.syscalls):
+        if rule.action == _NOTIFY and "write" in rule.names:
+            raise InvalidArgument(
+                f"{where}.syscalls[{index}]: SCMP_ACT_NOTIFY cannot be used for the write syscall"
+            )
+    if not _notifies(profile):
+        return ""
+    if not profile.listener_path.startswith("/"):
+        raise InvalidArgument(
+            f'{where}.listenerPath: SCMP_ACT_NOTIFY needs an absolute path, not "{profile.listener_path}"'
+        )
+    return profile.listener_path
 
 
 _COMPARE = {"NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"}
@@ -263,6 +306,7 @@ def _action(library: Any, name: str, number: int | None) -> int:
         "SCMP_ACT_KILL_PROCESS": library.KILL_PROCESS,
         "SCMP_ACT_LOG": library.LOG,
         "SCMP_ACT_TRAP": library.TRAP,
+        _NOTIFY: library.NOTIFY,
         "SCMP_ACT_ERRNO": library.ERRNO(value),
         "SCMP_ACT_TRACE": library.TRACE(value),
     }
