@@ -16,7 +16,7 @@ HOME = ROOT / "build/vm"
 SUITE = "bookworm"
 PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "udev", "openssh-server", "python3", "linux-image-cloud-amd64",
-    "apparmor", "wireguard-tools", "ca-certificates", "procps", "iproute2",
+    "apparmor", "wireguard-tools", "ca-certificates", "procps", "iproute2", "busybox-static", "nftables", "iptables",
 )  # fmt: skip
 NETWORK = "[Match]\nName=en* eth*\n[Network]\nDHCP=yes\n"
 BOOT_SECONDS = 240

@@ -41,7 +41,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 BUSYBOX = Path("/bin/busybox")
 NAMESPACES = ("pid", "network", "mount", "ipc", "uts", "cgroup")
-PARENT = "/longshore/test-runtime"
+PARENT = f"/longshore/test-runtime-{os.getpid()}"  # others may run these tests at the same time
 Value = TypeVar("Value")
 
 

@@ -12,16 +12,20 @@ from longshore.oci.runtime_spec import (
     HugepageLimit,
     Linux,
     Memory,
+    NetworkResources,
     Pids,
+    Rdma,
     Resources,
     Spec,
     ThrottleDevice,
+    WeightDevice,
 )
 from longshore.runtime.cgroup_devices import assemble
 from longshore.runtime.cgroup_layout import parse_layout
-from longshore.runtime.cgroup_plan import is_everything, plan_v1, plan_v2, simplify
+from longshore.runtime.cgroup_names import cgroup_path, cgroups_path_of, expand_slice, parse_scope
+from longshore.runtime.cgroup_plan import ignored_v2, order_memory_v1, plan_devices_v1, plan_v1, plan_v2
 from longshore.runtime.cgroup_stats import parse_blkio, parse_io_stat
-from longshore.runtime.cgroups import cgroup_path
+from longshore.runtime.device_rules import DEFAULT_DEVICE_RULES, Policy, describe, policy_of
 
 FULL = Resources(
     memory=Memory(limit=64 << 20, swap=96 << 20, reservation=32 << 20, swappiness=10),
@@ -29,6 +33,7 @@ FULL = Resources(
     pids=Pids(100),
     block_io=BlockIo(weight=500, throttle_read_bps_device=(ThrottleDevice(8, 0, 1000),)),
     hugepage_limits=(HugepageLimit("2MB", 4 << 20),),
+    rdma={"mlx5_0": Rdma(2, 2000)},
 )
 
 
@@ -47,22 +52,26 @@ def test_v1_files() -> None:
         ("blkio.bfq.weight", "500"),
         ("blkio.throttle.read_bps_device", "8:0 1000"),
         ("hugetlb.2MB.limit_in_bytes", "4194304"),
+        ("hugetlb.2MB.rsvd.limit_in_bytes", "4194304"),
+        ("rdma.max", "mlx5_0 hca_handle=2 hca_object=2000"),
     ]
 
 
 def test_v2_files() -> None:
     assert [(write.file, write.value) for write in plan_v2(FULL)] == [
-        ("memory.max", "67108864"),
         ("memory.swap.max", "33554432"),
+        ("memory.max", "67108864"),
         ("memory.low", "33554432"),
         ("cpu.weight", "39"),
         ("cpu.max", "50000 100000"),
         ("cpuset.cpus", "0-1"),
         ("cpuset.mems", "0"),
         ("pids.max", "100"),
-        ("io.weight", "default 4950"),
+        ("io.bfq.weight", "default 500"),
         ("io.max", "8:0 rbps=1000"),
         ("hugetlb.2MB.max", "4194304"),
+        ("hugetlb.2MB.rsvd.max", "4194304"),
+        ("rdma.max", "mlx5_0 hca_handle=2 hca_object=2000"),
     ]
 
 
@@ -77,8 +86,86 @@ def test_unlimited_words() -> None:
     assert [write.value for write in plan_v2(free)] == ["max", "max", "max 100000", "max"]
 
 
+ORDERED = [
+    # the kernel's rule: memory <= memory+swap after each write; grown, shrunk, set free
+    (Memory(limit=64 << 20, swap=96 << 20), 32 << 20, ["memsw.limit", "limit"]),
+    (Memory(limit=32 << 20, swap=48 << 20), 64 << 20, ["limit", "memsw.limit"]),
+    (Memory(limit=64 << 20, swap=-1), 128 << 20, ["memsw.limit", "limit"]),
+    (Memory(limit=-1), 64 << 20, ["memsw.limit", "limit"]),
+    (Memory(limit=64 << 20), 32 << 20, ["limit"]),
+]
+
+
+@pytest.mark.parametrize(("memory", "now", "expected"), ORDERED)
+def test_memory_and_swap_of_v1_are_written_in_the_order_that_fits(
+    memory: Memory, now: int, expected: list[str]
+) -> None:
+    plan = order_memory_v1(plan_v1(Resources(memory=memory)), now)
+    assert [write.file.removeprefix("memory.").removesuffix("_in_bytes") for write in plan] == expected
+
+
+def values_v2(**resources: object) -> dict[str, str]:
+    return {write.file: write.value for write in plan_v2(Resources(**resources))}  # type: ignore[arg-type]
+
+
+def test_swap_of_v2_is_without_the_memory() -> None:
+    assert values_v2(memory=Memory(limit=64 << 20, swap=64 << 20))["memory.swap.max"] == "0"
+    assert values_v2(memory=Memory(limit=-1)) == {"memory.swap.max": "max", "memory.max": "max"}
+    assert values_v2(memory=Memory(limit=64 << 20, swap=-1))["memory.swap.max"] == "max"
+    with pytest.raises(InvalidArgument, match="unable to set swap limit without memory limit"):
+        plan_v2(Resources(memory=Memory(swap=1 << 20)))
+
+
+def test_quota_period_burst_and_realtime() -> None:
+    cpu = Cpu(quota=20000, period=50000, burst=5000, realtime_period=1_000_000, realtime_runtime=5000, idle=1)
+    v1 = plan_v1(Resources(cpu=cpu))
+    assert [(write.file.removeprefix("cpu."), write.value, write.retry) for write in v1] == [
+        ("cfs_period_us", "50000", True),
+        ("cfs_burst_us", "5000", True),
+        ("cfs_quota_us", "20000", False),
+        ("idle", "1", False),
+        ("rt_period_us", "1000000", True),
+        ("rt_runtime_us", "5000", False),
+    ]
+    assert values_v2(cpu=cpu) == {"cpu.idle": "1", "cpu.max.burst": "5000", "cpu.max": "20000 50000"}
+    assert ignored_v2(Resources(cpu=cpu, memory=Memory(swappiness=0), network=NetworkResources(1))) == [
+        "cgroup v2 does not know memory swappiness: not set",
+        "cgroup v2 does not know realtime scheduling limits: not set",
+        "cgroup v2 does not know network classes and priorities: not set",
+    ]
+
+
+def test_weights_of_disks_fall_back_to_what_the_kernel_has() -> None:
+    io = BlockIo(weight=500, leaf_weight=300, weight_device=(WeightDevice(8, 0, 100, 200),))
+    v1 = plan_v1(Resources(block_io=io))
+    assert [(write.file, write.value, write.otherwise and write.otherwise.file) for write in v1] == [
+        ("blkio.bfq.weight", "500", "blkio.weight"),
+        ("blkio.leaf_weight", "300", None),
+        ("blkio.bfq.weight_device", "8:0 100", "blkio.weight_device"),
+        ("blkio.leaf_weight_device", "8:0 200", None),
+    ]
+    v2 = plan_v2(Resources(block_io=io))
+    assert [(write.file, write.value, write.otherwise and write.otherwise.value) for write in v2] == [
+        ("io.bfq.weight", "default 500", "default 4950"),
+        ("io.bfq.weight", "8:0 100", "8:0 910"),
+    ]
+
+
+def test_shares_that_the_kernel_would_bend_are_refused_on_v1() -> None:
+    for shares, text in (
+        (1, "minimum allowed cpu-shares is 2"),
+        (262145, "maximum allowed cpu-shares is 262144"),
+    ):
+        with pytest.raises(InvalidArgument, match=text):
+            plan_v1(Resources(cpu=Cpu(shares=shares)))
+    weights = [values_v2(cpu=Cpu(shares=shares))["cpu.weight"] for shares in (2, 1024, 262144)]
+    assert weights == ["1", "39", "10000"]
+
+
 BAD = [
-    Resources(memory=Memory(swap=1 << 20)),
+    Resources(memory=Memory(limit=1 << 20, swap=1 << 19)),
+    Resources(cpu=Cpu(idle=2)),
+    Resources(unified={"memory": "1"}),
     Resources(memory=Memory(limit=2 << 20, swap=1 << 20)),
     Resources(memory=Memory(swappiness=101)),
     Resources(cpu=Cpu(quota=999)),
@@ -111,7 +198,10 @@ def test_unified_values_need_v2() -> None:
         ("/docker/abc", "/docker/abc"),
         ("relative/abc", "/relative/abc"),
         ("/a/../../b", "/b"),
-        ("system.slice:longshore:abc", "/system.slice/longshore-abc.scope"),
+        (
+            "system.slice:longshore:abc",
+            "/system.slice:longshore:abc",
+        ),  # only --systemd-cgroup makes it a scope
     ],
 )
 def test_group_names(path: str, expected: str) -> None:
@@ -122,6 +212,40 @@ def test_group_names(path: str, expected: str) -> None:
 def test_the_root_group_is_nobodys(path: str) -> None:
     with pytest.raises(InvalidArgument):
         cgroup_path(Spec(linux=Linux(cgroups_path=path)), "abc")
+
+
+SCOPES = [
+    ("", "/system.slice/longshore-abc.scope"),
+    ("system.slice:docker:1234", "/system.slice/docker-1234.scope"),
+    (":runc:1234", "/system.slice/runc-1234.scope"),
+    ("machine.slice:libpod:1", "/machine.slice/libpod-1.scope"),
+    ("web-blue.slice:x:1", "/web.slice/web-blue.slice/x-1.scope"),
+    ("-.slice:x:1", "/x-1.scope"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), SCOPES)
+def test_scopes(text: str, expected: str) -> None:
+    assert parse_scope(text, "abc").path == expected
+    assert cgroup_path(Spec(linux=Linux(cgroups_path=text)), "abc", systemd=True) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["/a/b", "a:b", "a:b:c:d", "a.slice:x:", "a.slice:x:a/b", "a:x:1", "a--b.slice:x:1", ".slice:x:1"]
+)
+def test_no_scopes(text: str) -> None:
+    with pytest.raises(InvalidArgument):
+        parse_scope(text, "abc")
+
+
+def test_parents_of_the_two_drivers() -> None:
+    assert cgroups_path_of("", "abc", systemd=False) == "/longshore/abc"
+    assert cgroups_path_of("/web", "abc", systemd=False) == "/web/abc"
+    assert cgroups_path_of("", "abc", systemd=True) == "system.slice:longshore:abc"
+    assert cgroups_path_of("web.slice", "abc", systemd=True) == "web.slice:longshore:abc"
+    with pytest.raises(InvalidArgument, match=r'should be a valid slice named as "xxx.slice"'):
+        cgroups_path_of("/web", "abc", systemd=True)
+    assert expand_slice("a-b-c.slice") == "/a.slice/a-b.slice/a-b-c.slice"
 
 
 V1 = """31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
@@ -153,25 +277,53 @@ def test_layouts() -> None:
 
 
 DENY = DeviceRule(allow=False)
-NULL = DeviceRule(True, "c", 1, 3, "rwm")
-MKNOD = DeviceRule(True, "c", None, None, "m")
-NO_WRITE = DeviceRule(False, "c", 1, 3, "w")
-DISK = DeviceRule(False, "b", None, None, "rwm")
-PTS = DeviceRule(True, "c", 136, None, "rw")
 ALL = DeviceRule(allow=True)
+TUN = DeviceRule(True, "c", 10, 200, "rw")
+TUN_WRITE = DeviceRule(True, "c", 10, 200, "w")
+TUN_READ = DeviceRule(True, "c", 10, 200, "r")
+NO_TUN_WRITE = DeviceRule(False, "c", 10, 200, "w")
+DISKS = DeviceRule(False, "b", None, None, "rwm")
+LOOPS = DeviceRule(True, "b", 7, None, "rwm")
+NO_LOOP = DeviceRule(False, "b", 7, 0, "w")
+BOTH_KINDS = DeviceRule(True, "a", 10, 200, "r")
+
+
+def texts(*rules: DeviceRule) -> list[str]:
+    """Without the defaults, which come after."""
+    return [describe(rule) for rule in policy_of(rules).exceptions if rule not in DEFAULT_DEVICE_RULES]
 
 
 def test_rules_before_everything_do_not_count() -> None:
-    assert simplify((NULL, DENY, PTS)) == (DENY, PTS)
-    assert simplify((DENY, NULL, ALL)) == ()
-    assert simplify((ALL, DISK)) == (DISK,)
+    assert texts(TUN, DENY, LOOPS) == ["b 7:* rwm"]
+    assert policy_of((DENY, TUN, ALL)).everything
+    assert policy_of((ALL, DISKS)) == Policy(True, (DeviceRule(False, "b", None, None, "rw"),))
 
 
-def test_default_devices_follow_a_policy_and_only_a_policy() -> None:
-    values = [write.value for write in plan_v1(Resources(devices=(DENY, PTS, NULL)))]
-    assert values[:3] == ["a", "c 136:* rw", "c 1:3 rwm"]
-    assert values.count("c 1:3 rwm") == 1 and "c 5:0 rwm" in values
-    assert plan_v1(Resources(devices=(ALL,))) == plan_v1(Resources()) == []
+def test_rules_about_one_device_add_up() -> None:
+    assert texts(DENY, TUN_READ, TUN_WRITE) == ["c 10:200 rw"]
+    assert texts(DENY, TUN, NO_TUN_WRITE) == ["c 10:200 r"]
+    assert texts(DENY, BOTH_KINDS) == ["b 10:200 r", "c 10:200 r"]
+
+
+def test_no_rules_are_a_policy_too() -> None:
+    assert policy_of(()) == policy_of((DENY,)) == Policy(False, DEFAULT_DEVICE_RULES)
+
+
+def test_a_hole_in_a_wider_rule_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match=r"b 7:0 w: deny is not possible"):
+        policy_of((DENY, LOOPS, NO_LOOP))
+    with pytest.raises(InvalidArgument, match=r"b 7:\* rwm: allow is not possible"):
+        policy_of((ALL, DISKS, LOOPS))
+
+
+def test_the_devices_of_v1_are_written_for_a_new_group() -> None:
+    writes = plan_devices_v1(policy_of((DENY, TUN)))
+    assert [(write.file, write.value) for write in writes][:2] == [
+        ("devices.deny", "a"),
+        ("devices.allow", "c 10:200 rw"),
+    ]
+    assert plan_devices_v1(policy_of((ALL,))) == []
+    assert [write.value for write in plan_devices_v1(policy_of((ALL, DISKS)))] == ["b *:* rw"]
 
 
 def execute(program: bytes, kind: int, access: int, major: int, minor: int) -> int:
@@ -210,20 +362,24 @@ def execute(program: bytes, kind: int, access: int, major: int, minor: int) -> i
 BLOCK, CHAR = 1, 2
 M, R, W = 1, 2, 4
 DECISIONS = [
-    ((DENY, NULL), CHAR, R | W, 1, 3, 1),
-    ((DENY, NULL), CHAR, R, 1, 5, 0),
-    ((DENY, NULL), BLOCK, R, 1, 3, 0),
-    ((DENY, MKNOD), CHAR, M, 10, 200, 1),
-    ((DENY, MKNOD), CHAR, M | R, 10, 200, 0),
-    ((DENY, MKNOD), BLOCK, M, 8, 0, 0),
-    ((DENY, PTS), CHAR, R | W, 136, 7, 1),
-    ((DENY, PTS), CHAR, M, 136, 7, 0),
-    ((DENY, NULL, NO_WRITE), CHAR, R, 1, 3, 1),
-    ((DENY, NULL, NO_WRITE), CHAR, R | W, 1, 3, 0),
-    ((DENY, NULL, NO_WRITE), CHAR, W, 1, 3, 0),
-    ((ALL, DISK), BLOCK, R, 8, 0, 0),
-    ((ALL, DISK), CHAR, R | W | M, 8, 0, 1),
-    ((DISK,), CHAR, R, 5, 0, 1),
+    ((DENY, TUN), CHAR, R | W, 10, 200, 1),
+    ((DENY, TUN), CHAR, R | W | M, 10, 200, 0),
+    ((DENY, TUN), CHAR, M, 10, 200, 1),  # nodes of any number may be made
+    ((DENY, TUN), CHAR, R, 10, 201, 0),
+    ((DENY, TUN), BLOCK, R, 10, 200, 0),
+    ((DENY, TUN_READ, TUN_WRITE), CHAR, R | W, 10, 200, 1),
+    ((DENY, TUN, NO_TUN_WRITE), CHAR, R, 10, 200, 1),
+    ((DENY, TUN, NO_TUN_WRITE), CHAR, R | W, 10, 200, 0),
+    ((DENY,), CHAR, R | W, 1, 3, 1),
+    ((DENY,), CHAR, R | W, 136, 7, 1),
+    ((), CHAR, R, 10, 200, 0),
+    ((DENY, LOOPS), BLOCK, R | W, 7, 3, 1),
+    ((DENY, LOOPS), BLOCK, R | W, 8, 3, 0),
+    ((ALL, DISKS), BLOCK, R, 8, 0, 0),
+    ((ALL, DISKS), CHAR, R | W | M, 8, 0, 1),
+    ((ALL, NO_TUN_WRITE), CHAR, R, 10, 200, 1),
+    ((ALL, NO_TUN_WRITE), CHAR, R | W, 10, 200, 0),
+    ((ALL, NO_TUN_WRITE), CHAR, W, 10, 200, 0),
 ]
 
 
@@ -231,8 +387,7 @@ DECISIONS = [
 def test_the_device_program(
     rules: tuple[DeviceRule, ...], kind: int, access: int, major: int, minor: int, expected: int
 ) -> None:
-    kept = simplify(rules)
-    program = assemble(kept, default_allow=not (kept and is_everything(kept[0])))
+    program = assemble(policy_of(rules))
     assert execute(program, kind, access, major, minor) == expected
 
 

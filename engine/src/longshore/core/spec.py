@@ -5,7 +5,6 @@ as `Surroundings`. Labels and annotations of images and clients never reach the 
 the runtime.
 """
 
-import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,6 +18,7 @@ from longshore.core.seccomp import parse_profile
 from longshore.core.validate import CAPABILITIES, parse_capability, parse_security_option
 from longshore.errors import InvalidArgument
 from longshore.oci import runtime_spec as oci
+from longshore.runtime.cgroup_names import cgroups_path_of
 from longshore.runtime.mount_options import OF_PROCESS, SUBPATH
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -68,7 +68,7 @@ class Surroundings:
     (pid, start time) whose /dev/shm is shared.
     """
 
-    cgroup_parent: str = "/longshore"
+    systemd_cgroup: bool = False
     files: Mapping[str, str] = field(default_factory=dict[str, str])
     namespaces: Mapping[str, str] = field(default_factory=dict[str, str])
     shm_of: tuple[int, int] | None = None
@@ -110,7 +110,7 @@ def plan_spec(record: Record, around: Surroundings) -> oci.Spec:
         linux=oci.Linux(
             namespaces=namespaces,
             devices=tuple(device for device, _ in around.devices),
-            cgroups_path=posixpath.join(host.cgroup_parent or around.cgroup_parent, record.id),
+            cgroups_path=cgroups_path_of(host.cgroup_parent, record.id, systemd=around.systemd_cgroup),
             resources=plan_resources(host, around.devices, around.block_io),
             rootfs_propagation=_root_propagation(record.mounts),
             seccomp=seccomp,

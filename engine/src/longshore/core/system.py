@@ -112,7 +112,7 @@ class System:
             "NGoroutines": len(asyncio.all_tasks()),
             "SystemTime": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
             "LoggingDriver": "json-file",
-            "CgroupDriver": "cgroupfs",
+            "CgroupDriver": "systemd" if parts.defaults.systemd_cgroup else "cgroupfs",
             "CgroupVersion": layout().version,
             "NEventsListener": parts.events.listeners,
             "KernelVersion": platform.release(),

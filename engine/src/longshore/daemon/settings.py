@@ -19,6 +19,7 @@ from longshore.registry.hosts import parse_mirror
 DEFAULT_CONFIG = "/etc/longshore/daemon.json"
 DEFAULT_HOST = "unix:///run/longshore/longshore.sock"
 TLS_PORT = 2376
+CGROUP_DRIVERS = ("systemd", "cgroupfs")
 LEVELS = ("debug", "info", "warn", "error", "fatal")
 
 
@@ -46,6 +47,7 @@ class Settings:
     labels: tuple[str, ...] = ()
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
+    exec_opts: tuple[str, ...] = ()
     live_restore: bool = True  # there is no other mode; accepted for daemon.json files that say so
     config_file: str = ""
     origin: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -94,6 +96,9 @@ OPTIONS = (
     _Option("labels", ("--label",), tuple, "key=value shown by info"),
     _Option("dns", ("--dns",), tuple, "name server for containers"),
     _Option("dns-search", ("--dns-search",), tuple, "search domain for containers"),
+    _Option(
+        "exec-opts", ("--exec-opt",), tuple, "native.cgroupdriver=systemd or =cgroupfs (default: what fits)"
+    ),
     _Option("live-restore", ("--live-restore",), bool, "always on"),
 )
 RELOADABLE = ("debug", "log_level", "labels", "insecure_registries", "registry_mirrors")
@@ -214,6 +219,7 @@ def check(settings: Settings) -> Settings:
             raise InvalidArgument(f"bad label {label!r}", hint="write key=value")
     for mirror in settings.registry_mirrors:
         parse_mirror(mirror, settings.insecure_registries)
+    parse_cgroup_driver(settings.exec_opts)
     if not settings.hosts:
         raise InvalidArgument("no host to listen on", hint=f"for example -H {DEFAULT_HOST}")
     hosts = tuple(normal_host(host) for host in settings.hosts)
@@ -225,6 +231,24 @@ def check(settings: Settings) -> Settings:
         data_root=str(Path(settings.data_root).absolute()),
         exec_root=str(Path(settings.exec_root).absolute()),
     )
+
+
+def parse_cgroup_driver(options: Sequence[str]) -> str:
+    """systemd or cgroupfs, "" when none is asked for. Raises InvalidArgument for unknown options."""
+    driver = ""
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals or key.strip().lower() != "native.cgroupdriver":
+            raise InvalidArgument(
+                f"unknown exec option {option!r}", hint="native.cgroupdriver=systemd or =cgroupfs"
+            )
+        driver = value.strip()
+        if driver not in CGROUP_DRIVERS:
+            raise InvalidArgument(
+                f"native.cgroupdriver option {driver} not supported",
+                hint=f"one of {', '.join(CGROUP_DRIVERS)}",
+            )
+    return driver
 
 
 def _check_tls(settings: Settings) -> None:

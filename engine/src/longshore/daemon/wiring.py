@@ -17,10 +17,12 @@ from longshore.core.networks import Networks
 from longshore.core.system import System, SystemFacts
 from longshore.core.volumes import Volumes
 from longshore.daemon.puller import LazyRegistry
-from longshore.daemon.settings import Settings
+from longshore.daemon.settings import Settings, parse_cgroup_driver
+from longshore.errors import InvalidArgument
 from longshore.network.manager import NetworkManager
 from longshore.network.model import NetworkSettings
-from longshore.runtime.cgroups import remove_parent
+from longshore.runtime.cgroup_layout import layout
+from longshore.runtime.cgroups import remove_parent, systemd_runs
 from longshore.runtime.client import Zygote
 from longshore.storage.content import ContentStore
 from longshore.storage.layers import LayerStore
@@ -54,6 +56,20 @@ def facts_of(settings: Settings) -> SystemFacts:
     )
 
 
+def uses_systemd(settings: Settings) -> bool:
+    """The cgroup driver: what the settings say, else systemd's own where it runs and cgroups are v2.
+
+    Raises InvalidArgument when it is wanted on a machine without systemd.
+    """
+    driver = parse_cgroup_driver(settings.exec_opts)
+    if driver == "systemd" and not systemd_runs():
+        raise InvalidArgument(
+            "native.cgroupdriver option systemd: this machine was not booted with systemd",
+            hint="native.cgroupdriver=cgroupfs",
+        )
+    return driver == "systemd" or (not driver and systemd_runs() and layout().pure_v2)
+
+
 @asynccontextmanager
 async def compose(settings: Settings, starting: Awaitable[Zygote]) -> AsyncGenerator[Parts]:
     """The engine, restored: running containers are found again before anybody can ask.
@@ -62,6 +78,7 @@ async def compose(settings: Settings, starting: Awaitable[Zygote]) -> AsyncGener
     Raises EngineError. On leaving, everything is let go and the containers run on.
     """
     data, run = Path(settings.data_root), Path(settings.exec_root)
+    systemd_cgroup = uses_systemd(settings)
     async with AsyncExitStack() as stack:
         database = Database(data / "longshore.db")
         stack.callback(database.close)
@@ -91,7 +108,9 @@ async def compose(settings: Settings, starting: Awaitable[Zygote]) -> AsyncGener
             zygote=zygote,
             events=events,
             paths=paths,
-            defaults=core.Defaults(dns=settings.dns, dns_search=settings.dns_search),
+            defaults=core.Defaults(
+                systemd_cgroup=systemd_cgroup, dns=settings.dns, dns_search=settings.dns_search
+            ),
             cgroup_parents=core.CgroupParents(run / "cgroup-parents.json"),
         )
         containers = core.Containers(parts)

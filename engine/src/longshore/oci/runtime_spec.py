@@ -249,6 +249,13 @@ class NetworkResources(_Wire, frozen=True):
     priorities: tuple[InterfacePriority, ...] = ()
 
 
+class Rdma(_Wire, frozen=True):
+    """Limits of one RDMA device."""
+
+    hca_handles: int | None = None
+    hca_objects: int | None = None
+
+
 class Resources(_Wire, frozen=True):
     devices: tuple[DeviceRule, ...] = ()
     memory: Memory | None = None
@@ -257,6 +264,7 @@ class Resources(_Wire, frozen=True):
     block_io: BlockIo | None = msgspec.field(default=None, name="blockIO")
     hugepage_limits: tuple[HugepageLimit, ...] = ()
     network: NetworkResources | None = None
+    rdma: dict[str, Rdma] = {}
     unified: dict[str, str] = {}
 
 

@@ -1,7 +1,4 @@
-"""The device policy of cgroup v2: a small program that the kernel asks at every open and mknod of a device.
-
-Assembled by hand from the rules, last rule first, because the last matching rule decides (as in v1).
-"""
+"""The device policy of cgroup v2: a small program that the kernel asks at every open and mknod of a device."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ import struct
 from longshore.errors import StartFailed
 from longshore.kernel import bpf
 from longshore.oci.runtime_spec import DeviceRule
-from longshore.runtime.cgroup_plan import is_everything, simplify, with_defaults
+from longshore.runtime.device_rules import Policy
 from longshore.runtime.steps import words
 
 _TYPES = {"b": 1, "c": 2}  # BPF_DEVCG_DEV_*
@@ -36,8 +33,8 @@ def _instruction(opcode: int, target: int, source: int = 0, offset: int = 0, val
     return struct.pack("<BBhI", opcode, source << 4 | target, offset, value & 0xFFFFFFFF)
 
 
-def assemble(rules: tuple[DeviceRule, ...], *, default_allow: bool) -> bytes:
-    """The program: 1 allows, 0 refuses. Pure."""
+def assemble(policy: Policy) -> bytes:
+    """The program: 1 allows, 0 refuses. Each exception is a block of checks and a verdict. Pure."""
     code = [
         _instruction(_LOAD_WORD, _TYPE, _CONTEXT, 0),
         _instruction(_AND_32, _TYPE, value=0xFFFF),
@@ -46,19 +43,15 @@ def assemble(rules: tuple[DeviceRule, ...], *, default_allow: bool) -> bytes:
         _instruction(_LOAD_WORD, _MAJOR, _CONTEXT, 4),
         _instruction(_LOAD_WORD, _MINOR, _CONTEXT, 8),
     ]
-    for rule in reversed(rules):
+    for rule in policy.exceptions:
         code += _rule(rule)
-        if is_everything(rule):
-            return b"".join(code)  # the verifier refuses instructions that nothing reaches
-    code += [_instruction(_MOVE_32, _RESULT, value=int(default_allow)), _instruction(_EXIT, 0)]
+    code += [_instruction(_MOVE_32, _RESULT, value=int(policy.allow)), _instruction(_EXIT, 0)]
     return b"".join(code)
 
 
 def _rule(rule: DeviceRule) -> list[bytes]:
     """Checks that jump behind the rule when they fail, then the verdict."""
-    checks: list[tuple[int, int, int]] = []  # opcode, register, value
-    if rule.type in _TYPES:
-        checks.append((_JUMP_NOT_EQUAL, _TYPE, _TYPES[rule.type]))
+    checks = [(_JUMP_NOT_EQUAL, _TYPE, _TYPES[rule.type])]  # opcode, register, value
     if rule.major is not None:
         checks.append((_JUMP_NOT_EQUAL, _MAJOR, rule.major))
     if rule.minor is not None:
@@ -82,21 +75,18 @@ def _rule(rule: DeviceRule) -> list[bytes]:
     return body + tail
 
 
-def attach_device_policy(path: str, rules: tuple[DeviceRule, ...], *, replace: bool = False) -> list[str]:
+def attach_device_policy(path: str, policy: Policy, *, replace: bool = False) -> list[str]:
     """Attach the policy to the v2 group; returns warnings. "Allow everything" attaches nothing.
 
-    Raises StartFailed. Where programs are forbidden to us (EPERM inside a nested container) the parent's policy
-    holds and a warning says so.
+    `replace`: the group may have programs of an earlier run, which go. Raises StartFailed. Where programs are
+    forbidden to us (EPERM inside a nested container) the parent's policy holds and a warning says so.
     """
-    kept = simplify(with_defaults(rules))
-    # What no rule speaks about is as in the parent, unless the policy starts with "deny everything".
-    default_allow = not (kept and is_everything(kept[0]))
     group = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     old: list[int] = []
     try:
         old = bpf.programs_of_cgroup(group) if replace else []
-        if kept:
-            program = bpf.load_device_program(assemble(kept, default_allow=default_allow))
+        if not policy.everything:
+            program = bpf.load_device_program(assemble(policy))
             try:
                 bpf.attach_to_cgroup(group, program)
             finally:

@@ -1,6 +1,6 @@
 """Resources to cgroup files: what to write, in which order. Pure, one planner per cgroup version.
 
-The kernel's file names are visible here and nowhere else.
+The kernel's file names are visible here and in the tables of cgroup_units, which tell systemd the same.
 """
 
 from __future__ import annotations
@@ -10,19 +10,31 @@ from dataclasses import dataclass
 
 from longshore.errors import InvalidArgument
 from longshore.oci.runtime_spec import BlockIo, Cpu, DeviceRule, Memory, Resources, ThrottleDevice
+from longshore.runtime.device_rules import Policy, describe
 
 _LEAST_QUOTA = 1000  # the kernel's floor: 1 ms
 _NO_LIMIT = -1
+_SHARES = (2, 262144)  # MIN_SHARES and MAX_SHARES of kernel/sched/sched.h
+DOMAIN_CONTROLLERS = frozenset({"memory", "io", "hugetlb", "rdma", "misc"})
+"""Controllers that a threaded group of v2 cannot have, cgroups(7)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """`optional`: a kernel without this file gives a warning instead of an error."""
+    """One value for one file.
+
+    `optional`: a kernel without this file gives a warning instead of an error; `quiet`: not even that.
+    `otherwise`: what to write instead on a kernel without this file.
+    `retry`: refused with EINVAL it is written again after all others, because it depends on one of them.
+    """
 
     controller: str
     file: str
     value: str
     optional: bool = False
+    quiet: bool = False
+    retry: bool = False
+    otherwise: Write | None = None
 
     def describe(self) -> str:
         return f"{self.file} = {self.value}"
@@ -31,29 +43,33 @@ class Write:
 def check_resources(resources: Resources) -> None:
     """Refuse values that no kernel takes, before anything is written. Raises InvalidArgument."""
     memory, cpu = resources.memory or Memory(), resources.cpu or Cpu()
-    if memory.swap is not None and memory.swap > 0:
-        if not memory.limit or memory.limit < 0:
-            raise InvalidArgument("a memory and swap limit needs a memory limit")
-        if memory.swap < memory.limit:
-            raise InvalidArgument(
-                f"memory and swap limit {memory.swap} is below the memory limit {memory.limit}"
-            )
+    if memory.swap and memory.swap > 0 and memory.limit and memory.swap < memory.limit:
+        raise InvalidArgument(f"memory and swap limit {memory.swap} is below the memory limit {memory.limit}")
     if memory.swappiness is not None and not 0 <= memory.swappiness <= 100:
         raise InvalidArgument(f"memory swappiness {memory.swappiness} is not between 0 and 100")
     if cpu.quota is not None and 0 < cpu.quota < _LEAST_QUOTA:
         raise InvalidArgument(f"cpu quota of {cpu.quota} us is too small", hint="use 1000 or more")
     if cpu.period and not 1000 <= cpu.period <= 1_000_000:
         raise InvalidArgument(f"cpu period of {cpu.period} us is not between 1000 and 1000000")
-    io = resources.block_io or BlockIo()
-    if io.weight and not 10 <= io.weight <= 1000:
-        raise InvalidArgument(f"block io weight {io.weight} is not between 10 and 1000")
+    if cpu.idle not in (None, 0, 1):
+        raise InvalidArgument(f"cpu idle {cpu.idle} is neither 0 nor 1")
+    _check_io(resources.block_io or BlockIo())
     for name, value in resources.unified.items():
-        if "/" in name or name.startswith((".", "cgroup.")) or "\n" in value:
+        bad = "/" in name or "." not in name or name.startswith((".", "cgroup.")) or "\n" in value
+        if bad:
             raise InvalidArgument(f'cgroup file "{name}" cannot be set')
 
 
+def _check_io(io: BlockIo) -> None:
+    weights = [io.weight, io.leaf_weight]
+    weights += [weight for each in io.weight_device for weight in (each.weight, each.leaf_weight)]
+    for weight in weights:
+        if weight and not 10 <= weight <= 1000:
+            raise InvalidArgument(f"block io weight {weight} is not between 10 and 1000")
+
+
 def plan_v1(resources: Resources) -> list[Write]:
-    """The writes for cgroup v1, in order. Raises InvalidArgument."""
+    """The writes for cgroup v1, in order; devices apart. Raises InvalidArgument."""
     check_resources(resources)
     if resources.unified:
         raise InvalidArgument("unified resources need cgroup v2")
@@ -62,18 +78,21 @@ def plan_v1(resources: Resources) -> list[Write]:
         *_cpu_v1(resources.cpu or Cpu()),
         *_pids(resources),
         *_blkio_v1(resources.block_io or BlockIo()),
-        *_hugetlb_v1(resources),
+        *_hugetlb(resources, "limit_in_bytes"),
+        *_rdma(resources),
         *_network_v1(resources),
-        *_devices_v1(resources.devices),
     ]
 
 
 def _memory_v1(memory: Memory) -> Iterator[Write]:
+    swap = memory.swap
+    if memory.limit == _NO_LIMIT and not swap:
+        swap = _NO_LIMIT  # else a smaller memory and swap limit of before would refuse it
     if memory.limit:
         yield Write("memory", "memory.limit_in_bytes", str(memory.limit))
-    if memory.swap:
+    if swap:
         # Without swap accounting in the kernel there is no such file.
-        yield Write("memory", "memory.memsw.limit_in_bytes", str(memory.swap), optional=True)
+        yield Write("memory", "memory.memsw.limit_in_bytes", str(swap), optional=True, quiet=swap < 0)
     if memory.reservation:
         yield Write("memory", "memory.soft_limit_in_bytes", str(memory.reservation))
     if memory.swappiness is not None:
@@ -82,21 +101,35 @@ def _memory_v1(memory: Memory) -> Iterator[Write]:
         yield Write("memory", "memory.oom_control", "1")
 
 
+def order_memory_v1(plan: list[Write], limit_now: int) -> list[Write]:
+    """The plan for a group whose memory limit is `limit_now`: memory <= memory+swap must hold after each write.
+
+    So memory+swap goes first when the present limit is below its new value, as in runc.
+    """
+    swaps = [write for write in plan if write.file == "memory.memsw.limit_in_bytes"]
+    if not swaps or not (int(swaps[0].value) < 0 or limit_now < int(swaps[0].value)):
+        return plan
+    return [*swaps, *(write for write in plan if write not in swaps)]
+
+
 def _cpu_v1(cpu: Cpu) -> Iterator[Write]:
     if cpu.shares:
+        if not _SHARES[0] <= cpu.shares <= _SHARES[1]:
+            word, bound = ("minimum", _SHARES[0]) if cpu.shares < _SHARES[0] else ("maximum", _SHARES[1])
+            raise InvalidArgument(f"the {word} allowed cpu-shares is {bound}")
         yield Write("cpu", "cpu.shares", str(cpu.shares))
     if cpu.period:
-        yield Write("cpu", "cpu.cfs_period_us", str(cpu.period))
+        yield Write("cpu", "cpu.cfs_period_us", str(cpu.period), retry=bool(cpu.quota))
+    if cpu.burst is not None:
+        yield Write("cpu", "cpu.cfs_burst_us", str(cpu.burst), optional=True, retry=bool(cpu.quota))
     if cpu.quota:
         yield Write("cpu", "cpu.cfs_quota_us", str(cpu.quota))
-    if cpu.burst is not None:
-        yield Write("cpu", "cpu.cfs_burst_us", str(cpu.burst))
-    if cpu.realtime_period:
-        yield Write("cpu", "cpu.rt_period_us", str(cpu.realtime_period))
-    if cpu.realtime_runtime:
-        yield Write("cpu", "cpu.rt_runtime_us", str(cpu.realtime_runtime))
     if cpu.idle is not None:
         yield Write("cpu", "cpu.idle", str(cpu.idle))
+    if cpu.realtime_period:
+        yield Write("cpu", "cpu.rt_period_us", str(cpu.realtime_period), retry=bool(cpu.realtime_runtime))
+    if cpu.realtime_runtime:
+        yield Write("cpu", "cpu.rt_runtime_us", str(cpu.realtime_runtime))
     if cpu.mems:
         yield Write("cpuset", "cpuset.mems", cpu.mems)
     if cpu.cpus:
@@ -110,10 +143,23 @@ def _pids(resources: Resources) -> Iterator[Write]:
 
 
 def _blkio_v1(io: BlockIo) -> Iterator[Write]:
+    """The weights are those of BFQ where the kernel has it, of CFQ on older ones."""
+
+    def weight(file: str, value: str) -> Write:
+        plain = Write("blkio", f"blkio.{file}", value, optional=True)
+        return Write("blkio", f"blkio.bfq.{file}", value, otherwise=plain)
+
     if io.weight:
-        yield Write("blkio", "blkio.bfq.weight", str(io.weight), optional=True)
+        yield weight("weight", str(io.weight))
+    if io.leaf_weight:
+        yield Write("blkio", "blkio.leaf_weight", str(io.leaf_weight), optional=True)
     for device in io.weight_device:
-        yield Write("blkio", "blkio.bfq.weight_device", f"{device.major}:{device.minor} {device.weight}")
+        numbers = f"{device.major}:{device.minor}"
+        if device.weight:
+            yield weight("weight_device", f"{numbers} {device.weight}")
+        if device.leaf_weight:
+            value = f"{numbers} {device.leaf_weight}"
+            yield Write("blkio", "blkio.leaf_weight_device", value, optional=True)
     for file, devices in (
         ("blkio.throttle.read_bps_device", io.throttle_read_bps_device),
         ("blkio.throttle.write_bps_device", io.throttle_write_bps_device),
@@ -124,9 +170,20 @@ def _blkio_v1(io: BlockIo) -> Iterator[Write]:
             yield Write("blkio", file, f"{throttle.major}:{throttle.minor} {throttle.rate}")
 
 
-def _hugetlb_v1(resources: Resources) -> Iterator[Write]:
+def _hugetlb(resources: Resources, file: str) -> Iterator[Write]:
+    """Pages in use, and where the kernel counts them (Linux 5.7) also pages reserved by mmap."""
     for huge in resources.hugepage_limits:
-        yield Write("hugetlb", f"hugetlb.{huge.page_size}.limit_in_bytes", str(huge.limit))
+        prefix = f"hugetlb.{huge.page_size}"
+        yield Write("hugetlb", f"{prefix}.{file}", str(huge.limit))
+        yield Write("hugetlb", f"{prefix}.rsvd.{file}", str(huge.limit), optional=True, quiet=True)
+
+
+def _rdma(resources: Resources) -> Iterator[Write]:
+    for device, limits in resources.rdma.items():
+        pairs = (("hca_handle", limits.hca_handles), ("hca_object", limits.hca_objects))
+        words = [f"{key}={value}" for key, value in pairs if value is not None]
+        if words:
+            yield Write("rdma", "rdma.max", " ".join([device, *words]))
 
 
 def _network_v1(resources: Resources) -> Iterator[Write]:
@@ -139,49 +196,16 @@ def _network_v1(resources: Resources) -> Iterator[Write]:
         yield Write("net_prio", "net_prio.ifpriomap", f"{entry.name} {entry.priority}")
 
 
-def _devices_v1(rules: tuple[DeviceRule, ...]) -> Iterator[Write]:
-    for rule in simplify(with_defaults(rules)):
-        if is_everything(rule):
-            value = "a"
-        else:
-            numbers = ":".join("*" if number is None else str(number) for number in (rule.major, rule.minor))
-            value = f"{rule.type} {numbers} {rule.access}"
-        yield Write("devices", "devices.allow" if rule.allow else "devices.deny", value, optional=True)
-
-
-def is_everything(rule: DeviceRule) -> bool:
-    return rule.type == "a" and rule.major is None and rule.minor is None and set(rule.access) >= set("rwm")
-
-
-# What every container may use whatever its policy: nodes that are made for it, terminals, and making nodes
-# (a node alone opens nothing). The same as runc adds.
-DEFAULT_DEVICE_RULES = (
-    DeviceRule(True, "c", None, None, "m"),
-    DeviceRule(True, "b", None, None, "m"),
-    *(
-        DeviceRule(True, "c", major, minor, "rwm")
-        for major, minor in ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (136, None))
-    ),
-)
-
-
-def with_defaults(rules: tuple[DeviceRule, ...]) -> tuple[DeviceRule, ...]:
-    """The policy of a container: its rules, then the defaults that it does not have yet. No rules: no policy."""
-    if not simplify(rules):
-        return rules
-    return (*rules, *(rule for rule in DEFAULT_DEVICE_RULES if rule not in rules))
-
-
-def simplify(rules: tuple[DeviceRule, ...]) -> tuple[DeviceRule, ...]:
-    """The rules after the last one that is about everything; before it nothing counts.
-
-    A new group inherits "everything" from its parent, so a leading "allow everything" needs no write, and
-    the kernel refuses that write in a nested group.
+def plan_devices_v1(policy: Policy) -> list[Write]:
+    """For a new group, which has what its parent has: so "everything" needs no write, and inside of a container
+    the kernel would refuse that write.
     """
-    for index in range(len(rules) - 1, -1, -1):
-        if is_everything(rules[index]):
-            return rules[index + 1 :] if rules[index].allow else rules[index:]
-    return rules
+
+    def write(rule: DeviceRule, value: str) -> Write:
+        return Write("devices", "devices.allow" if rule.allow else "devices.deny", value, optional=True)
+
+    everything = [] if policy.allow else [write(DeviceRule(False), "a")]
+    return [*everything, *(write(rule, describe(rule)) for rule in policy.exceptions)]
 
 
 def plan_v2(resources: Resources) -> list[Write]:
@@ -192,12 +216,22 @@ def plan_v2(resources: Resources) -> list[Write]:
         *_cpu_v2(resources.cpu or Cpu()),
         *_pids(resources),
         *_io_v2(resources.block_io or BlockIo()),
-        *(
-            Write("hugetlb", f"hugetlb.{huge.page_size}.max", str(huge.limit))
-            for huge in resources.hugepage_limits
-        ),
-        *(Write(name.split(".")[0], name, value) for name, value in resources.unified.items()),
+        *_hugetlb(resources, "max"),
+        *_rdma(resources),
+        *(Write(name.split(".")[0], name, value.strip()) for name, value in resources.unified.items()),
     ]
+
+
+def ignored_v2(resources: Resources) -> list[str]:
+    """Warnings about limits that only v1 knows."""
+    memory, cpu = resources.memory or Memory(), resources.cpu or Cpu()
+    told = {
+        "memory swappiness": memory.swappiness is not None,
+        "switching off the OOM killer": bool(memory.disable_oom_killer),
+        "realtime scheduling limits": bool(cpu.realtime_period or cpu.realtime_runtime),
+        "network classes and priorities": resources.network is not None,
+    }
+    return [f"cgroup v2 does not know {what}: not set" for what, wanted in told.items() if wanted]
 
 
 def _bytes_v2(value: int) -> str:
@@ -205,14 +239,25 @@ def _bytes_v2(value: int) -> str:
 
 
 def _memory_v2(memory: Memory) -> Iterator[Write]:
+    swap = _swap_v2(memory)
+    if swap:
+        # Without swap accounting there is no such file; nothing and everything are the same then.
+        yield Write("memory", "memory.swap.max", swap, optional=True, quiet=swap in ("0", "max"))
     if memory.limit:
         yield Write("memory", "memory.max", _bytes_v2(memory.limit))
-    if memory.swap:
-        # v1 counts memory and swap together, v2 swap alone.
-        value = "max" if memory.swap < 0 else str(memory.swap - (memory.limit or 0))
-        yield Write("memory", "memory.swap.max", value, optional=True)
     if memory.reservation:
         yield Write("memory", "memory.low", _bytes_v2(memory.reservation))
+
+
+def _swap_v2(memory: Memory) -> str:
+    """v1 counts memory and swap together, v2 swap alone. "" leaves it as it is."""
+    if not memory.swap:
+        return "max" if memory.limit == _NO_LIMIT else ""
+    if memory.swap < 0:
+        return "max"
+    if not memory.limit or memory.limit < 0:
+        raise InvalidArgument("unable to set swap limit without memory limit")
+    return str(memory.swap - memory.limit)
 
 
 def _cpu_v2(cpu: Cpu) -> Iterator[Write]:
@@ -220,11 +265,11 @@ def _cpu_v2(cpu: Cpu) -> Iterator[Write]:
         yield Write("cpu", "cpu.idle", str(cpu.idle))
     if cpu.shares:
         yield Write("cpu", "cpu.weight", str(cpu_weight(cpu.shares)))
+    if cpu.burst is not None:
+        yield Write("cpu", "cpu.max.burst", str(cpu.burst), retry=bool(cpu.quota))
     if cpu.quota or cpu.period:
         quota = "max" if not cpu.quota or cpu.quota < 0 else str(cpu.quota)
         yield Write("cpu", "cpu.max", f"{quota} {cpu.period or 100_000}")
-    if cpu.burst is not None:
-        yield Write("cpu", "cpu.max.burst", str(cpu.burst))
     if cpu.cpus:
         yield Write("cpuset", "cpuset.cpus", cpu.cpus)
     if cpu.mems:
@@ -233,7 +278,8 @@ def _cpu_v2(cpu: Cpu) -> Iterator[Write]:
 
 def cpu_weight(shares: int) -> int:
     """Shares 2..262144 on the line of weights 1..10000."""
-    return 1 + (min(max(shares, 2), 262144) - 2) * 9999 // 262142
+    least, most = _SHARES
+    return 1 + (min(max(shares, least), most) - least) * 9999 // (most - least)
 
 
 def io_weight(weight: int) -> int:
@@ -242,13 +288,13 @@ def io_weight(weight: int) -> int:
 
 
 def _io_v2(io: BlockIo) -> Iterator[Write]:
-    if io.weight:
-        yield Write("io", "io.weight", f"default {io_weight(io.weight)}", optional=True)
-    for device in io.weight_device:
-        if device.weight:
-            yield Write(
-                "io", "io.weight", f"{device.major}:{device.minor} {io_weight(device.weight)}", optional=True
-            )
+    """The weights are those of BFQ where the kernel has it; elsewhere those of io.cost."""
+    pairs = [("default", io.weight)]
+    pairs += [(f"{device.major}:{device.minor}", device.weight) for device in io.weight_device]
+    for name, weight in pairs:
+        if weight:
+            cost = Write("io", "io.weight", f"{name} {io_weight(weight)}", optional=True)
+            yield Write("io", "io.bfq.weight", f"{name} {weight}", otherwise=cost)
     keys: tuple[tuple[str, tuple[ThrottleDevice, ...]], ...] = (
         ("rbps", io.throttle_read_bps_device),
         ("wbps", io.throttle_write_bps_device),

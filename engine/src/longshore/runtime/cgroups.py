@@ -1,9 +1,10 @@
 # plain system calls: these run several times per container and pathlib costs more than they do
-# ruff: noqa: PTH102, PTH106
+# ruff: noqa: PTH106
 """The cgroup driver: one container's group in every hierarchy, whatever versions the machine mixes.
 
 A layout is read from /proc once. In v1 and hybrid machines each controller lives in its hierarchy; in v2 there is
-one. Groups are made below "/longshore" unless the specification says otherwise.
+one. The cgroupfs driver makes folders; the systemd driver lets systemd make a scope, and sets in its files what
+systemd has no words for.
 """
 
 from __future__ import annotations
@@ -12,59 +13,79 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
-from longshore.errors import Conflict, InvalidArgument, StartFailed, Unsupported
+from longshore.errors import Conflict, StartFailed, Unsupported
 from longshore.kernel import cgroups as files
 from longshore.kernel.descriptors import close_quietly
-from longshore.kernel.paths import clean
-from longshore.oci.runtime_spec import Resources, Spec
+from longshore.oci.runtime_spec import Memory, Resources
 from longshore.runtime.cgroup_devices import attach_device_policy
 from longshore.runtime.cgroup_layout import Hierarchy, Layout, layout
-from longshore.runtime.cgroup_plan import Write, plan_v1, plan_v2
+from longshore.runtime.cgroup_make import make_group, try_write, write_all
+from longshore.runtime.cgroup_names import PARENT, Scope
+from longshore.runtime.cgroup_names import cgroup_path as cgroup_path
+from longshore.runtime.cgroup_plan import (
+    Write,
+    ignored_v2,
+    order_memory_v1,
+    plan_devices_v1,
+    plan_v1,
+    plan_v2,
+)
 from longshore.runtime.cgroup_stats import Stats, read_stats
+from longshore.runtime.cgroup_units import device_properties, limit_properties, scope_properties
+from longshore.runtime.device_rules import Policy, policy_of
 from longshore.runtime.steps import words
 
-PARENT = "/longshore"
-_V2_CONTROLLERS = ("cpuset", "cpu", "io", "memory", "hugetlb", "pids", "rdma", "misc")
 _REMOVE_DEADLINE = 3.0
-
-
-def cgroup_path(spec: Spec, container_id: str) -> str:
-    """The group below each hierarchy's mount. Raises InvalidArgument for one that is the root itself."""
-    path = spec.linux.cgroups_path
-    if not path:
-        return f"{PARENT}/{container_id}"
-    if ":" in path:
-        # The systemd driver's slice:prefix:name; the same names serve as folders here.
-        slice_, prefix, name = [*path.split(":"), "", ""][:3]
-        path = f"{slice_ or 'system.slice'}/{prefix}-{name}.scope"
-    path = clean(path)
-    if path == "/" or "\0" in path or "\n" in path:
-        raise InvalidArgument(f'invalid cgroup path "{spec.linux.cgroups_path}"')
-    return path
 
 
 # Making
 
 
-def create(cgroup: str, resources: Resources | None) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class NewScope:
+    """What the systemd driver needs more than the cgroupfs driver: systemd itself moves the process in."""
+
+    scope: Scope
+    pid: int
+    description: str = ""
+    annotations: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def systemd_runs() -> bool:
+    """Whether this machine was booted with systemd, sd_booted(3)."""
+    return os.path.isdir("/run/systemd/system")  # noqa: PTH112
+
+
+def create(cgroup: str, resources: Resources | None, *, scope: NewScope | None = None) -> list[str]:
     """Make the group in every hierarchy and set its limits; returns warnings.
 
+    With a `scope` the group is systemd's, and the scope's process is in it on return.
     Raises Conflict when it exists with processes in it, Unsupported for a limit whose controller this machine lacks,
-    StartFailed when the kernel refuses; then nothing made here is left.
+    InvalidArgument, StartFailed when the kernel refuses; then nothing made here is left, but for a scope, which ends
+    with its process.
     """
     where = layout()
     resources = resources or Resources()
-    plan = _plan(where, resources)
+    plan, policy = _plan(where, resources), policy_of(resources.devices)
+    warnings = ignored_v2(resources) if where.pure_v2 else []
+    needed = frozenset(write.controller for write in plan)
     made: list[str] = []
+    if scope is not None:
+        _start_scope(scope, plan, policy if where.find("devices") else None)
     try:
+        fresh = True
         for hierarchy in where.used():
-            made.append(_make(hierarchy, cgroup))
-        warnings = _write_all(where, cgroup, plan)
-        v2 = _device_hierarchy(where)
-        if v2 is not None and resources.devices:
-            warnings += attach_device_policy(v2.path(cgroup), resources.devices)
+            fresh &= make_group(hierarchy, cgroup, needed, occupied=scope is not None)
+            made.append(hierarchy.path(cgroup))
+        if not where.pure_v2:
+            plan += plan_devices_v1(policy)
+        warnings += write_all(where, cgroup, plan)
+        if where.pure_v2:
+            path = where.hierarchies[0].path(cgroup)
+            warnings += attach_device_policy(path, policy, replace=not fresh)
         return warnings
     except BaseException:
         for path in reversed(made):
@@ -75,164 +96,50 @@ def create(cgroup: str, resources: Resources | None) -> list[str]:
         raise
 
 
+def _start_scope(new: NewScope, plan: list[Write], policy: Policy | None) -> None:
+    if processes(new.scope.path):
+        raise Conflict(f'cgroup "{new.scope.path}" is in use', detail=new.scope.unit)
+    from longshore.runtime import systemd  # imported where systemd runs only: the D-Bus library costs memory
+
+    text = new.description or f"Longshore container {new.scope.unit.removesuffix('.scope')}"
+    properties = scope_properties(text, new.scope.slice, new.pid, plan, new.annotations)
+    if policy is not None:
+        properties += device_properties(policy)
+    systemd.start_scope(new.scope.unit, properties)
+
+
 def update(cgroup: str, resources: Resources) -> list[str]:
-    """Change limits of a group that exists; returns warnings. Errors as in create."""
+    """Change limits of a group that exists, but not its devices; returns warnings. Errors as in create.
+
+    When the group is a scope of systemd, systemd is told too.
+    """
     where = layout()
     plan = _plan(where, resources)
-    memory = resources.memory
-    if memory is not None and memory.limit and memory.swap and not where.pure_v2:
-        # memory <= memory+swap must hold after each write, so the order depends on the direction.
-        hierarchy = where.find("memory")
-        if hierarchy is not None:
-            now = int(files.read(f"{hierarchy.path(cgroup)}/memory.limit_in_bytes"))
-            if memory.limit > now or memory.limit == -1:
-                plan.sort(key=lambda write: not write.file.startswith("memory.memsw."))
-    warnings = _write_all(where, cgroup, plan)
-    v2 = _device_hierarchy(where)
-    if v2 is not None and resources.devices:
-        warnings += attach_device_policy(v2.path(cgroup), resources.devices, replace=True)
-    return warnings
+    memory = where.find("memory")
+    if memory is not None and memory.version == 1 and resources.memory is not None:
+        now = files.read(f"{memory.path(cgroup)}/memory.limit_in_bytes")
+        plan = order_memory_v1(plan, int(now))
+    elif memory is not None and resources.memory is not None:
+        _check_usage(memory.path(cgroup), resources.memory)
+    unit = cgroup.rsplit("/", 1)[-1]
+    if unit.endswith(".scope") and systemd_runs() and (properties := limit_properties(plan)):
+        from longshore.runtime import systemd
+
+        systemd.set_properties(unit, properties)
+    return [*(ignored_v2(resources) if where.pure_v2 else ()), *write_all(where, cgroup, plan)]
+
+
+def _check_usage(path: str, memory: Memory) -> None:
+    """Where the caller asks for it: v2 would rather kill than refuse a limit below what is used."""
+    if not memory.check_before_update or not memory.limit or memory.limit < 0:
+        return
+    used = int(files.read(f"{path}/memory.current"))
+    if used > memory.limit:
+        raise StartFailed(f"rejecting memory limit {memory.limit} because of the usage {used}")
 
 
 def _plan(where: Layout, resources: Resources) -> list[Write]:
     return plan_v2(resources) if where.pure_v2 else plan_v1(resources)
-
-
-def _device_hierarchy(where: Layout) -> Hierarchy | None:
-    return where.hierarchies[0] if where.pure_v2 else None
-
-
-def _make(hierarchy: Hierarchy, cgroup: str) -> str:
-    path = hierarchy.path(cgroup)
-    try:
-        try:
-            os.mkdir(path, 0o755)
-        except FileNotFoundError:
-            _make_parents(hierarchy, cgroup)
-            os.mkdir(path, 0o755)
-    except FileExistsError:
-        # Left by a run that was killed: taken over when nobody is in it.
-        if files.read(f"{path}/cgroup.procs").strip():
-            raise Conflict(f'cgroup "{cgroup}" is in use', detail=path) from None
-    except OSError as error:
-        raise StartFailed(
-            f'error creating cgroup "{path}": {words(error)}', errno=error.errno or 0
-        ) from error
-    if hierarchy.version == 2:
-        if len(files.read(f"{path}/cgroup.controllers").split()) < len(hierarchy.controllers):
-            _make_parents(hierarchy, cgroup)  # they exist, but have not given everything on
-    elif "cpuset" in hierarchy.controllers:
-        _inherit_cpuset(path)
-    return path
-
-
-def _make_parents(hierarchy: Hierarchy, cgroup: str) -> None:
-    path = hierarchy.mount
-    if hierarchy.version == 2:
-        _delegate(hierarchy, path)
-    for name in cgroup.strip("/").split("/")[:-1]:
-        path = f"{path}/{name}"
-        try:
-            os.mkdir(path, 0o755)
-        except FileExistsError:
-            pass
-        if hierarchy.version == 2:
-            _delegate(hierarchy, path)
-        elif "cpuset" in hierarchy.controllers:
-            _inherit_cpuset(path)
-
-
-def _inherit_cpuset(path: str) -> None:
-    """A v1 cpuset starts empty and takes no process until it has processors and memory nodes, cpuset(7)."""
-    parent = path.rsplit("/", 1)[0]
-    for file in ("cpuset.cpus", "cpuset.mems"):
-        if not files.read(f"{path}/{file}").strip():
-            files.write(f"{path}/{file}", files.read(f"{parent}/{file}").strip())
-
-
-def _delegate(hierarchy: Hierarchy, path: str) -> None:
-    """Give all controllers to the children of a v2 group."""
-    enabled = files.read(f"{path}/cgroup.subtree_control").split()
-    wanted = [
-        name
-        for name in _V2_CONTROLLERS
-        if name in files.read(f"{path}/cgroup.controllers").split() and name not in enabled
-    ]
-    for attempt in range(2):
-        try:
-            for name in wanted:
-                files.write(f"{path}/cgroup.subtree_control", f"+{name}")
-            return
-        except OSError as error:
-            if error.errno != errno.EBUSY or attempt or path != hierarchy.mount:
-                return  # a controller that cannot be given on is reported when its limit is wanted
-            _leave_root(hierarchy)
-
-
-def _leave_root(hierarchy: Hierarchy) -> None:
-    """Inside a container the namespace's root group has processes and so cannot give controllers to its
-    children (no internal processes, cgroups(7)): they move to a leaf of their own.
-    """
-    leaf = f"{hierarchy.mount}/longshore.host"
-    try:
-        os.mkdir(leaf, 0o755)
-    except FileExistsError:
-        pass
-    for pid in files.read(f"{hierarchy.mount}/cgroup.procs").split():
-        try:
-            files.write(f"{leaf}/cgroup.procs", pid)
-        except OSError:
-            pass  # a kernel thread, or gone
-
-
-def _write_all(where: Layout, cgroup: str, plan: list[Write]) -> list[str]:
-    warnings: list[str] = []
-    for write in plan:
-        hierarchy = where.find(write.controller)
-        if hierarchy is None:
-            if write.optional:
-                warnings.append(f"this machine has no {write.controller} controller: {write.file} is not set")
-                continue
-            raise Unsupported(
-                f"cannot set {write.file}: this machine has no {write.controller} cgroup controller",
-                hint="see `longshore doctor`",
-            )
-        path = f"{hierarchy.path(cgroup)}/{write.file}"
-        try:
-            files.write(path, write.value)
-        except FileNotFoundError:
-            if write.file == "blkio.bfq.weight" and _try_write(
-                f"{hierarchy.path(cgroup)}/blkio.weight", write.value
-            ):
-                continue
-            if not write.optional:
-                raise Unsupported(f"cannot set {write.file}: this kernel does not have it") from None
-            warnings.append(f"this kernel has no {write.file}: it is not set")
-        except OSError as error:
-            if (
-                write.controller == "devices"
-                and write.optional
-                and error.errno == errno.EPERM
-                and _nested(write)
-            ):
-                continue
-            raise StartFailed(
-                f"error setting {write.file} to {write.value}: {words(error)}", errno=error.errno or 0
-            ) from error
-    return warnings
-
-
-def _nested(write: Write) -> bool:
-    """A group inside a container cannot be given devices that the container itself does not have."""
-    return write.file == "devices.allow"
-
-
-def _try_write(path: str, value: str) -> bool:
-    try:
-        files.write(path, value)
-        return True
-    except OSError:
-        return False
 
 
 def join_self(cgroup: str) -> None:
@@ -316,7 +223,7 @@ def kill_all(cgroup: str, number: int = signal.SIGKILL) -> None:
     if (
         where.pure_v2
         and number == signal.SIGKILL
-        and _try_write(f"{where.hierarchies[0].path(cgroup)}/cgroup.kill", "1")
+        and try_write(f"{where.hierarchies[0].path(cgroup)}/cgroup.kill", "1")
     ):  # Linux 5.14
         return
     frozen = False
@@ -397,10 +304,36 @@ def stats(cgroup: str) -> Stats:
 
 
 def remove(cgroup: str) -> None:
-    """Remove the group and all below it in every hierarchy. Twice is fine. Raises Conflict if something stays in it."""
+    """Remove the group and all below it in every hierarchy. Twice is fine. Raises Conflict if something stays in it.
+
+    The group of a scope is removed by systemd as soon as it is empty: only waited for, because systemd would not hear
+    that a group has become empty that is gone before the kernel tells (cgroup.events), and would keep the scope.
+    """
     deadline = time.monotonic() + _REMOVE_DEADLINE
+    scope = cgroup.endswith(".scope") and systemd_runs()
     for hierarchy in layout().used():
-        _remove_tree(hierarchy.path(cgroup), deadline)
+        if scope and (hierarchy.version == 2 or "name=systemd" in hierarchy.controllers):
+            _await_removal(hierarchy.path(cgroup), deadline)
+        else:
+            _remove_tree(hierarchy.path(cgroup), deadline)
+
+
+def _await_removal(path: str, deadline: float) -> None:
+    pause = 0.0005
+    while os.path.isdir(path):  # noqa: PTH112
+        if time.monotonic() > deadline:
+            if _populated(path):
+                raise Conflict(f'cgroup "{path}" cannot be removed', detail="it has processes")
+            return  # systemd is busy; it will find the group empty
+        time.sleep(pause)
+        pause = min(pause * 2, 0.05)
+
+
+def _populated(path: str) -> bool:
+    try:
+        return bool(files.read(f"{path}/cgroup.procs").strip())
+    except OSError:
+        return False
 
 
 def missing_parents(cgroup: str) -> list[str]:

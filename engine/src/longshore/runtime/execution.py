@@ -64,6 +64,7 @@ def spawn_exec(
     process: Process,
     *,
     container_id: str,
+    cgroup: str = "",
     stdin: bool = False,
     output: bool = True,
     stdio: tuple[int, int, int] | None = None,
@@ -73,6 +74,7 @@ def spawn_exec(
 ) -> Execution:
     """Run one more process in the namespaces and cgroup of a running container; returns after its execve(2).
 
+    `cgroup`: the container's, as its Init tells it; by default what the specification says to the cgroupfs driver.
     `stdin` false gives /dev/null, `output` false drops stdout and stderr (no descriptors); `stdio` and `extra` as in
     spawn_init. `open_groups` gives the files to join by, from the container's cgroup and its first process.
     Raises StartFailed with Docker's words; then nothing is left behind. The caller's later children, too, are born in
@@ -89,8 +91,9 @@ def spawn_exec(
             raise StartFailed(f"{_PREFIX}container is not running", errno=error.errno or 0) from error
         opened = _Opened(undo)
         warnings = list(plan.warnings)
+        group = cgroup or cgroups.cgroup_path(spec, container_id)
         try:
-            target = _Target(init_pidfd, _pid_of(init_pidfd), spec, container_id, bundle, open_groups)
+            target = _Target(init_pidfd, _pid_of(init_pidfd), spec, container_id, group, bundle, open_groups)
             console, listener = _plan(target, plan, pipes, extra, opened, warnings)
             shared = listener is None and not joined_kinds(spec) & ns.CLONE_NEWTIME
             pid = opened.script.run(shared=shared, meanwhile=listener)
@@ -129,6 +132,7 @@ class _Target:
     pid: int
     spec: Spec
     id: str
+    cgroup: str
     bundle: str
     open_groups: Callable[[str, int], list[int]]
 
@@ -177,8 +181,7 @@ def _plan(
     owner = identity.uid
     if kinds & ns.CLONE_NEWUSER:
         owner = _host_id(target.pid, owner)  # for fchown(2) out here, where we have the privilege
-    cgroup = cgroups.cgroup_path(spec, target.id)
-    groups = [keep(fd) for fd in target.open_groups(cgroup, target.pid)]
+    groups = [keep(fd) for fd in target.open_groups(target.cgroup, target.pid)]
     label = keep(rootfs.private_procfs()) if plan.apparmor_profile else None
     filter_ = filter_of(spec, plan)
     least = 3 + len(extra)
@@ -194,7 +197,7 @@ def _plan(
     script.call("umask", plan.umask)
     _add_limits(script, plan, free, warnings)
     for fd in groups:
-        script.call("write", fd, b"0", 1, what=f'error joining cgroup "{cgroup}"')
+        script.call("write", fd, b"0", 1, what=f'error joining cgroup "{target.cgroup}"')
     _add_scheduling(script, plan)
     # The session keyring is inherited and not namespaced. EDQUOT, ENOSYS: goes without
     keyring = f"longshore.{target.id}".encode()

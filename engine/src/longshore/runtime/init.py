@@ -30,6 +30,7 @@ from longshore.kernel.descriptors import close_quietly, receive
 from longshore.oci.runtime_spec import SECCOMP_ANNOTATION, Spec
 from longshore.runtime import cgroups, child, seccomp_profile, supervisor
 from longshore.runtime.cgroup_layout import layout
+from longshore.runtime.cgroup_names import parse_scope
 from longshore.runtime.hooks import hooks_of, run_hooks, state
 from longshore.runtime.messages import Launch
 from longshore.runtime.plan import (
@@ -208,7 +209,7 @@ def spawn_init(
     """
     plan = plan_container(launch)
     spec = launch.spec
-    cgroup = cgroups.cgroup_path(spec, launch.id)
+    cgroup = cgroups.cgroup_path(spec, launch.id, systemd=launch.systemd_cgroup)
     told = state(spec, launch.id, launch.bundle, "creating", 0)
     filter_ = filter_of(spec, plan.process)
     with ExitStack() as undo:
@@ -237,7 +238,8 @@ def spawn_init(
         undo.callback(lambda: _kill_and_reap(init.pid, init.pidfd))
         init.pidfd = os.pidfd_open(pid)
         # The child makes its namespaces while we make its cgroup.
-        init.warnings += cgroups.create(cgroup, spec.linux.resources)
+        scope = _scope(launch, pid) if launch.systemd_cgroup else None
+        init.warnings += cgroups.create(cgroup, spec.linux.resources, scope=scope)
         made.append(cgroup)
         _permit(ours, b"C")
         init._channel = ours  # pyright: ignore[reportPrivateUsage]
@@ -248,6 +250,11 @@ def spawn_init(
             processes.prctl(processes.PR_SET_CHILD_SUBREAPER, 0)
         undo.pop_all()
         return init
+
+
+def _scope(launch: Launch, pid: int) -> cgroups.NewScope:
+    scope = parse_scope(launch.spec.linux.cgroups_path, launch.id)
+    return cgroups.NewScope(scope, pid, f"container {launch.id}", launch.spec.annotations)
 
 
 def _run_host_hooks(spec: Spec, told: dict[str, Any], pid: int) -> None:
@@ -304,13 +311,6 @@ def joined_kinds(spec: Spec) -> int:
     for namespace in spec.linux.namespaces:
         flags |= KINDS[namespace.type]
     return flags & ~ns.CLONE_NEWPID
-
-
-def remove_cgroups(spec: Spec, container_id: str) -> None:
-    """Kill what is left in the container's cgroups and remove them. Twice is fine."""
-    cgroup = cgroups.cgroup_path(spec, container_id)
-    cgroups.kill_all(cgroup)
-    cgroups.remove(cgroup)
 
 
 def filter_of(spec: Spec, plan: ProcessPlan) -> Filter | None:

@@ -90,6 +90,7 @@ class Launch(msgspec.Struct, frozen=True, tag="launch"):
     bundle: str = (
         ""  # of longshore-oci: relative sources of bind mounts are meant from here, hooks are told it
     )
+    systemd_cgroup: bool = False  # cgroupsPath is slice:prefix:name, and systemd makes the group
 
 
 # Daemon to monitor, over the watch connection or a new connection to control.sock

@@ -100,10 +100,13 @@ class Monitor:
         state_dir: str,
         exit_path: str,
         watch: socket.socket,
+        cgroup: str,
     ) -> None:
         """Use `Zygote.launch()` or `reconnect()`."""
         self.id = container_id
         self.pid = 0
+        self.cgroup = cgroup
+        """The container's group below each hierarchy."""
         self.started_at = ""
         self.netns_fd: int | None = None
         self.netlink_fd: int | None = None
@@ -365,7 +368,7 @@ async def reconnect(container_id: str, state_dir: str, exit_path: str) -> Monito
         if state is not None:
             await asyncio.to_thread(end_of_dead_monitor, state_dir, exit_path)
         return None
-    monitor = Monitor(container_id, state_dir, exit_path, watch)
+    monitor = Monitor(container_id, state_dir, exit_path, watch, state.cgroup if state else "")
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             monitor.watch()

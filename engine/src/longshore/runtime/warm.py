@@ -1,9 +1,12 @@
 """What is computed before the zygote forks, so that no container pays for it."""
 
+import importlib
+
 from longshore.errors import Unsupported
 from longshore.kernel import capabilities, script
 from longshore.runtime import seccomp_profile
 from longshore.runtime.cgroup_layout import layout
+from longshore.runtime.cgroups import systemd_runs
 
 # The Docker Engine's default set, also ours: its filter is the one that most containers need.
 DEFAULT_CAPABILITIES = (
@@ -16,6 +19,8 @@ DEFAULT_CAPABILITIES = (
 def prepare() -> None:
     """Fill the caches. Without libseccomp a container that wants a filter says so itself."""
     layout()
+    if systemd_runs():
+        importlib.import_module("longshore.runtime.systemd")
     capabilities.last_capability()
     script.prepare()
     try:

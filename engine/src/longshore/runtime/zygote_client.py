@@ -11,6 +11,7 @@ import longshore
 from longshore.errors import Internal, Unavailable
 from longshore.runtime import wire
 from longshore.runtime.async_wire import receive_body, send_with_descriptor
+from longshore.runtime.cgroup_names import cgroup_path
 from longshore.runtime.messages import Launch
 from longshore.runtime.monitor_client import Monitor
 from longshore.runtime.sealed import seal_interpreter
@@ -113,6 +114,7 @@ class Zygote:
         raise Internal("unreachable")
 
     async def _send(self, launch: Launch) -> "Monitor":
+        cgroup = cgroup_path(launch.spec, launch.id, systemd=launch.systemd_cgroup)
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
@@ -137,7 +139,7 @@ class Zygote:
                 except BaseException:
                     ours.close()
                     raise
-        return Monitor(launch.id, launch.state_dir, launch.exit_path, ours)
+        return Monitor(launch.id, launch.state_dir, launch.exit_path, ours, cgroup)
 
     async def _alive(self) -> bool:
         async with self._lock:

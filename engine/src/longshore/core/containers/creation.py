@@ -80,7 +80,7 @@ class Creator:
             record.desired = desired
             self._name_networks(record)
             record.host_config.links = name_links(parts, chosen, request.host_config.links)
-            plan_spec(record, Surroundings())  # the same
+            plan_spec(record, Surroundings(systemd_cgroup=parts.defaults.systemd_cgroup))  # the same
             await parts.images.ensure_unpacked(image)
             container = await self._make(record, image)
             if record.host_config.network_mode == "host" and record.host_config.port_bindings:

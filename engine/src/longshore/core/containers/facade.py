@@ -149,7 +149,7 @@ class Containers:
         warnings: list[str] = []
         async with container.lock:
             if container.running:
-                cgroup = cgroup_of(self._parts, container.record)
+                cgroup = cgroup_of(container)
                 warnings = await asyncio.to_thread(cgroups.update, cgroup, plan_resources(host))
             container.record.host_config = host
             self._parts.store.save(container)

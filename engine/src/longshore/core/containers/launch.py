@@ -8,7 +8,6 @@ Whoever acquires registers the undo: a start that fails at any step leaves no en
 import asyncio
 import os
 import platform
-import posixpath
 from contextlib import AsyncExitStack
 from functools import cache
 from pathlib import Path
@@ -53,7 +52,9 @@ class Launcher:
             parts.store.save(container)  # a daemon that dies from here on finds what to give back
             launch = self._plan(record)
             undo.callback(_remove_if_empty, parts.paths.state(record.id))
-            if record.host_config.cgroup_parent:
+            if (
+                record.host_config.cgroup_parent and not launch.systemd_cgroup
+            ):  # systemd tidies its slices itself
                 parts.cgroup_parents.expect(cgroup_path(launch.spec, record.id))
                 undo.callback(parts.cgroup_parents.tidy)
             if record.host_config.cpu_realtime_runtime:
@@ -119,6 +120,7 @@ class Launcher:
             log=log_target(record.host_config.log_config, folder / f"{record.id}-json.log"),
             stdin_open=record.config.open_stdin,
             stdin_once=record.config.stdin_once,
+            systemd_cgroup=parts.defaults.systemd_cgroup,
         )
 
     def _files(self, record: Record, folder: Path) -> dict[str, str]:
@@ -171,7 +173,7 @@ class Launcher:
             granted = [*devices.host_devices(), *granted]
         edits = cdi.requested(host.device_requests, self._parts.defaults.cdi_spec_dirs)
         return spec.Surroundings(
-            cgroup_parent=self._parts.defaults.cgroup_parent,
+            systemd_cgroup=self._parts.defaults.systemd_cgroup,
             files=files,
             namespaces=namespaces,
             shm_of=shm_of,
@@ -184,9 +186,11 @@ class Launcher:
         )
 
 
-def cgroup_of(parts: Parts, record: Record) -> str:
-    """The container's group below each hierarchy's mount."""
-    return posixpath.join(record.host_config.cgroup_parent or parts.defaults.cgroup_parent, record.id)
+def cgroup_of(container: Container) -> str:
+    """The group of a running container below each hierarchy's mount. Raises Conflict when its monitor is unknown."""
+    if container.monitor is None:
+        raise Conflict(f"Container {container.id} is not running")
+    return container.monitor.cgroup
 
 
 def log_target(config: LogConfig, path: Path) -> LogTarget | None:

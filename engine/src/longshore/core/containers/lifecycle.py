@@ -283,7 +283,7 @@ class Lifecycle:
                 raise Conflict(f"Container {container.id} is already paused")
             if not container.running:
                 raise Conflict(f"Container {container.id} is not running")
-            await asyncio.to_thread(cgroups.freeze, cgroup_of(self._parts, container.record))
+            await asyncio.to_thread(cgroups.freeze, cgroup_of(container))
             container.state.status = "paused"
             self._parts.store.save(container)
         self._parts.announce(container, "pause")
@@ -296,7 +296,7 @@ class Lifecycle:
         self._parts.announce(container, "unpause")
 
     async def _thaw(self, container: Container) -> None:
-        await asyncio.to_thread(cgroups.thaw, cgroup_of(self._parts, container.record))
+        await asyncio.to_thread(cgroups.thaw, cgroup_of(container))
         if container.state.status == "paused":
             container.state.status = "running"
             self._parts.store.save(container)

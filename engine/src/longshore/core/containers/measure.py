@@ -45,7 +45,7 @@ class Measures:
         """The host's `ps`, filtered to the container's processes; a plain table from /proc where there is no ps."""
         if not container.running:
             raise Conflict(f"container {container.id} is not running")
-        pids = frozenset(await asyncio.to_thread(cgroups.processes, cgroup_of(self._parts, container.record)))
+        pids = frozenset(await asyncio.to_thread(cgroups.processes, cgroup_of(container)))
         words = arguments.split() or ["-ef"]
         if any(not set(word) <= _PS_LETTERS for word in words):
             raise InvalidArgument(f"invalid ps arguments {arguments!r}")
@@ -74,7 +74,7 @@ class Measures:
         if not container.running:
             return empty
         try:
-            counted = await asyncio.to_thread(cgroups.stats, cgroup_of(self._parts, container.record))
+            counted = await asyncio.to_thread(cgroups.stats, cgroup_of(container))
         except EngineError:
             return empty  # it has just ended
         return empty | _sample(counted, container.state.pid)

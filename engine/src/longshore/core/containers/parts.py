@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Defaults:
     """The daemon's settings that reach containers."""
 
-    cgroup_parent: str = "/longshore"
+    systemd_cgroup: bool = False  # the cgroup driver: systemd makes the groups
     dns: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()

@@ -378,6 +378,7 @@ class Monitor:
                 decode_launch(self._body).spec,
                 message.process,
                 container_id=self._head.id,
+                cgroup=self._init.cgroup if self._init else "",
                 stdin=message.attach and message.stdin,
                 output=message.attach,
             )
