@@ -73,6 +73,7 @@ def test_a_second_daemon_on_the_same_root_refuses(own_daemon: Any) -> None:
 
 
 def test_attack_11_tcp_without_client_certificates_is_refused(own_daemon: Any) -> None:
+    """Fails when the daemon only warns."""
     own_daemon.folder.joinpath("daemon.json").write_text("{}")
     done = subprocess.run(
         [*own_daemon.command, "-H", "tcp://127.0.0.1:0"], capture_output=True, text=True, timeout=20

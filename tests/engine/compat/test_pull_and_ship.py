@@ -103,7 +103,8 @@ def test_only_missing_blobs_travel_between_daemons(daemon: Any, own_daemon: Any)
     assert own_daemon.docker("run", "--rm", "busybox", "echo", "shipped").out == "shipped\n"
 
 
-def test_a_blob_that_is_not_what_it_says_is_refused(daemon: Any) -> None:
+def test_attack_21_a_blob_that_is_not_what_it_says_is_refused(daemon: Any) -> None:
+    """Fails when a blob is stored without its digest being compared."""
     digest = "sha256:" + "0" * 64
     status, reply = daemon.request("PUT", f"/longshore/v1/blobs/{digest}", b"something else")
     assert status == 400

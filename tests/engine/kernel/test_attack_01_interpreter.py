@@ -59,7 +59,8 @@ def digest_of(path: str) -> str:
     return hashlib.sha256(Path(path).resolve().read_bytes()).hexdigest()
 
 
-def test_the_copy_is_complete_and_sealed() -> None:
+def test_attack_01_the_copy_is_complete_and_sealed() -> None:
+    """Fails without the seals, or with a part of the interpreter."""
     fd = seal_interpreter()
     try:
         size = os.fstat(fd).st_size
@@ -78,6 +79,7 @@ def test_the_copy_is_complete_and_sealed() -> None:
 
 
 async def test_attack_01_no_process_of_ours_runs_from_the_hosts_interpreter(lab: Lab, zygote: Zygote) -> None:
+    """Fails when the zygote or a monitor runs from the host's python."""
     before = digest_of(sys.executable)
     monitor = await lab.run(zygote, lab.launch("c", "sh", "-c", OVERWRITE))
     for pid in (zygote.pid, lab.monitor_pid("c")):
@@ -97,6 +99,7 @@ async def test_attack_01_no_process_of_ours_runs_from_the_hosts_interpreter(lab:
 async def test_attack_01_an_entrypoint_that_is_a_link_to_our_exe_changes_nothing(
     lab: Lab, zygote: Zygote, path: str
 ) -> None:
+    """Fails when a link of /proc is followed and the host's python is behind it."""
     before = digest_of(sys.executable)
     (lab.layers / "busybox/evil").symlink_to("/proc/self/exe")
     monitor = await lab.run(zygote, lab.launch("c", "sleep", "1000"))

@@ -104,6 +104,7 @@ def around(tmp_path: Path) -> dict[str, tuple[object, ...]]:
 
 @pytest.mark.parametrize("name", CORPUS)
 def test_attack_07_a_layer_stays_inside(name: str, lab: Lab, canary: Path, tmp_path: Path) -> None:
+    """Fails when names are joined to the layer's folder instead of walked."""
     before, data = around(tmp_path), aimed(CORPUS[name], canary)
     if name in REFUSED:
         with pytest.raises(EngineError, match="invalid layer"):
@@ -119,6 +120,7 @@ def test_attack_07_a_layer_stays_inside(name: str, lab: Lab, canary: Path, tmp_p
 async def test_attack_07_import_and_load_stay_inside(
     name: str, lab: Lab, canary: Path, tmp_path: Path
 ) -> None:
+    """Fails when names are joined to the layer's folder instead of walked."""
     database = Database(tmp_path / "lab/db")
     images = Images(database, lab.content, lab.layers, EventBus())
     before, data = around(tmp_path), aimed(CORPUS[name], canary)
@@ -142,7 +144,8 @@ async def test_attack_07_import_and_load_stay_inside(
 async def test_attack_07_an_archive_of_images_with_such_names_writes_no_file(
     name: str, lab: Lab, canary: Path, tmp_path: Path
 ) -> None:
-    """The same names as members of the outer archive: they are keys, never paths."""
+    """The same names as members of the outer archive: they are keys, never paths. Fails when members of the
+    outer archive are unpacked by their names."""
     database = Database(tmp_path / "lab/db")
     images = Images(database, lab.content, lab.layers, EventBus())
     before = around(tmp_path)
@@ -154,7 +157,8 @@ async def test_attack_07_an_archive_of_images_with_such_names_writes_no_file(
 
 
 def test_attack_07_the_worker_itself_has_no_way_out(lab: Lab, canary: Path) -> None:
-    """Even without the walk: the process that unpacks cannot name anything outside its directory."""
+    """Even without the walk: the process that unpacks cannot name anything outside its directory. Fails when
+    the worker keeps the host's root, its capabilities or its descriptors."""
     import subprocess
     import sys
 

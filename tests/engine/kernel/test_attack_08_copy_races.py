@@ -200,13 +200,15 @@ def test_attack_08_the_shm_of_a_neighbour_is_looked_up_inside_of_it(
 
 
 def test_attack_08_a_private_shm_is_not_shared(api: Any) -> None:
+    """Fails when any container's IPC may be joined."""
     donor = run(api, "sleep 1000", ipc_mode="none")
     with pytest.raises(Exception, match="non-shareable IPC"):
         run(api, "true", ipc_mode=f"container:{donor}")
 
 
 def test_attack_08_a_recycled_pid_is_not_the_container() -> None:
-    """The container has ended and its number is a process of the host now, whose root is the host's."""
+    """The container has ended and its number is a process of the host now, whose root is the host's. Fails
+    when the pid is taken without its start time."""
     here = os.getpid()
     os.close(open_running(State(pid=here, pid_start=start_time(here) or 0)))
     with pytest.raises(Conflict, match="just ended"):

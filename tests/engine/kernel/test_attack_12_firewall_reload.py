@@ -36,7 +36,9 @@ async def exposed(host: Machine, other: Space) -> list[str]:
     return [name for name, answer in zip(probes, answers, strict=True) if answer]
 
 
-def test_rules_come_back() -> None:
+def test_attack_12_rules_come_back() -> None:
+    """Fails when nobody watches the table; that the probes do reach an unprotected container is a test of its own."""
+
     async def test() -> None:
         with neighbour() as other:
             async with machine() as host:
@@ -64,7 +66,9 @@ def test_rules_come_back() -> None:
     isolated(test)
 
 
-def test_a_reload_storm_ends_with_whole_rules() -> None:
+def test_attack_12_a_reload_storm_ends_with_whole_rules() -> None:
+    """Fails when a change while repairing is lost."""
+
     async def test() -> None:
         with neighbour() as other:
             async with machine() as host:

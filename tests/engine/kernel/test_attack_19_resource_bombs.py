@@ -59,6 +59,7 @@ def refused(lab: Lab, blob: bytes, words: str) -> None:
 
 
 def test_attack_19_a_zip_bomb_is_stopped(tmp_path: Path) -> None:
+    """Fails without a limit on the unpacked size."""
     lab = Lab(tmp_path, Limits(floor=20 * MB))
     blob = bomb(300 * MB)
     assert len(blob) < 2 * MB
@@ -66,11 +67,13 @@ def test_attack_19_a_zip_bomb_is_stopped(tmp_path: Path) -> None:
 
 
 def test_attack_19_a_zstd_bomb_behind_the_end_marker_is_only_read(tmp_path: Path) -> None:
+    """Fails when what follows the end of the tar is kept in memory."""
     lab = Lab(tmp_path, Limits(floor=20 * MB))
     refused(lab, zstandard.compress(tar(entry("f", b"x")) + bytes(200 * MB)), "does not match its diff id")
 
 
 def test_attack_19_a_file_that_only_claims_its_size(tmp_path: Path) -> None:
+    """Fails when the size is not counted before it is written."""
     out = io.BytesIO()
     info = tarfile.TarInfo("f")
     info.size = 1 << 45
@@ -79,11 +82,13 @@ def test_attack_19_a_file_that_only_claims_its_size(tmp_path: Path) -> None:
 
 
 def test_attack_19_a_sparse_file_counts_in_full(tmp_path: Path) -> None:
+    """Fails when only the bytes that are stored count."""
     records = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(1 << 45)}
     refused(Lab(tmp_path), tar(entry("f", b"x", pax=records)), "unpacks to more than")
 
 
 def test_attack_19_a_million_entries(tmp_path: Path) -> None:
+    """Fails without a limit on the number of entries."""
     header = tarfile.TarInfo("f").tobuf()
     one = gzip.compress(header * 1000)
     blob = one * 1001  # the limit is one million; the same name again and again needs no inodes
@@ -92,12 +97,14 @@ def test_attack_19_a_million_entries(tmp_path: Path) -> None:
 
 
 def test_attack_19_extension_headers_do_not_fill_the_memory(tmp_path: Path) -> None:
+    """Fails when extension headers are read whatever their size."""
     endless = tarfile.TarInfo("p")
     endless.type, endless.size = tarfile.XHDTYPE, 7 << 30
     refused(Lab(tmp_path), endless.tobuf(), "extension header")
 
 
 def test_attack_19_many_large_attributes(tmp_path: Path) -> None:
+    """Fails when a layer that does not fit leaves its rubble."""
     records = {f"SCHILY.xattr.user.{n}": "x" * 60_000 for n in range(16)}
     lab = Lab(tmp_path)
     with pytest.raises(EngineError):  # ext4 refuses it for lack of space, which is told as such
@@ -123,6 +130,7 @@ def test_attack_19_many_large_attributes(tmp_path: Path) -> None:
 async def test_attack_19_hostile_archives_are_refused_and_leave_nothing(
     archive: bytes, words: str, tmp_path: Path
 ) -> None:
+    """Fails when documents of an archive have no limit, or a refusal leaves blobs."""
     lab, database = Lab(tmp_path), Database(tmp_path / "db")
     images = Images(database, lab.content, lab.layers, EventBus())
     with pytest.raises(InvalidArgument, match=words):

@@ -67,6 +67,7 @@ def tree(path: Path) -> list[tuple[str, int, int]]:
 def test_attack_01_the_interpreter_is_not_started_through_its_exe_link(
     box: Box, evil: Path, name: str, text: str
 ) -> None:
+    """Fails when the program is opened without RESOLVE_NO_MAGICLINKS before it is executed."""
     (evil / "entry").symlink_to("/proc/self/exe")
     (evil / "bin/self-exe").symlink_to("/proc/self/exe")
     with pytest.raises(StartFailed, match=text):
@@ -74,8 +75,9 @@ def test_attack_01_the_interpreter_is_not_started_through_its_exe_link(
 
 
 def test_attack_01_the_waiting_process_cannot_be_opened_by_its_own_user(box: Box) -> None:
-    """A neighbour in a shared pid namespace has the same user and capabilities. Not dumpable: its exe, memory and
-    descriptors belong to nobody without CAP_SYS_PTRACE over it."""
+    """A neighbour in a shared pid namespace has the same user and capabilities. Not dumpable: its exe, memory
+    and descriptors belong to nobody without CAP_SYS_PTRACE over it. Fails when the waiting process stays
+    dumpable."""
     launch = box.launch(make_spec("true", annotations={}))
 
     def look() -> int:
@@ -100,7 +102,8 @@ def test_attack_01_the_waiting_process_cannot_be_opened_by_its_own_user(box: Box
 
 
 def test_attack_02_the_waiting_process_holds_nothing_of_the_host(box: Box) -> None:
-    """Not only close-on-exec: the program's own path is opened before execve(2) closes anything."""
+    """Not only close-on-exec: the program's own path is opened before execve(2) closes anything. Fails when
+    the forked child does not close what it inherits."""
     root = os.open("/", os.O_PATH)
     os.set_inheritable(root, True)
     launch = box.launch(make_spec("true"))
@@ -119,6 +122,7 @@ def test_attack_02_the_waiting_process_holds_nothing_of_the_host(box: Box) -> No
 
 
 def test_attack_02_no_descriptor_leads_outside(box: Box) -> None:
+    """Fails when the forked child keeps descriptors, and the working directory is entered by name."""
     root = os.open("/", os.O_PATH)
     os.set_inheritable(root, True)
     try:
@@ -137,6 +141,7 @@ def test_attack_02_no_descriptor_leads_outside(box: Box) -> None:
 
 
 def test_attack_02_exec_does_not_leak_either(box: Box) -> None:
+    """Fails when the child of an exec keeps descriptors, and the working directory is entered by name."""
     root = os.open("/", os.O_PATH)
     os.set_inheritable(root, True)
 
@@ -156,6 +161,7 @@ def test_attack_02_exec_does_not_leak_either(box: Box) -> None:
 
 
 def test_attack_03_a_swapped_null_device_is_not_bound_over_masked_paths(box: Box, evil: Path) -> None:
+    """Fails when /dev/null is bound without a look at its numbers."""
     target = evil / "etc/target"
     target.write_text("core_pattern\n")
     (evil / "dev/null").symlink_to("/etc/target")
@@ -176,6 +182,7 @@ def test_attack_03_a_swapped_null_device_is_not_bound_over_masked_paths(box: Box
 
 
 def test_attack_04_the_console_is_bound_by_descriptor_only(box: Box, evil: Path) -> None:
+    """Fails when /dev/console is followed, or /dev/pts is believed to be a devpts."""
     pts = MOUNTS[2]
     assert pts.destination == "/dev/pts"
     (evil / "dev/console").symlink_to("/etc/target")
@@ -192,7 +199,8 @@ def test_attack_04_the_console_is_bound_by_descriptor_only(box: Box, evil: Path)
 
 
 def test_attack_05_settings_are_written_into_a_private_procfs_only(box: Box, evil: Path) -> None:
-    """The image's /proc is a folder full of files, and no procfs is mounted over it."""
+    """The image's /proc is a folder full of files, and no procfs is mounted over it. Fails when settings are
+    written below the container's own /proc."""
     fake = evil / "proc/sys/net/ipv4"
     fake.mkdir(parents=True)
     (fake / "ip_forward").write_text("fake\n")
@@ -214,6 +222,7 @@ def test_attack_05_settings_are_written_into_a_private_procfs_only(box: Box, evi
 def test_attack_06_a_link_in_the_image_makes_nothing_outside(
     box: Box, tmp_path: Path, name: str, up: str
 ) -> None:
+    """Fails when mount points are made without RESOLVE_IN_ROOT."""
     evil = make_rootfs(tmp_path / "evil")
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -235,6 +244,7 @@ def test_attack_06_a_link_in_the_image_makes_nothing_outside(
 
 
 def test_attack_06_mount_destinations_do_not_climb_out(box: Box, tmp_path: Path, evil: Path) -> None:
+    """Fails when destinations are resolved without RESOLVE_IN_ROOT."""
     (evil / "climb").symlink_to("../../../../../../../../../.." + str(tmp_path))
     source = tmp_path / "source"
     source.write_text("bound\n")
@@ -254,9 +264,9 @@ def test_attack_06_mount_destinations_do_not_climb_out(box: Box, tmp_path: Path,
 
 
 def test_attack_09_nothing_is_imported_after_the_fork(box: Box, evil: Path) -> None:
-    """An image full of Python modules and codecs with our names: none is read. `-X importtime` cannot see the child,
-    so the files are FIFOs: whoever opens one stands still, and the start runs into the test's timeout.
-    """
+    """An image full of Python modules and codecs with our names: none is read. `-X importtime` cannot see the
+    child, so the files are FIFOs: whoever opens one stands still, and the start runs into the test's timeout.
+    Fails when an import after the fork can still find a file."""
     for folder in ("usr/lib/python3.11/encodings", "usr/lib/python3/dist-packages", "lib/x86_64-linux-gnu"):
         (evil / folder).mkdir(parents=True)
     for name in ("encodings/idna.py", "encodings/ascii.py", "linecache.py", "traceback.py", "pwd.py"):
@@ -283,6 +293,7 @@ def test_attack_09_nothing_is_imported_after_the_fork(box: Box, evil: Path) -> N
     ],
 )
 def test_attack_13_a_default_container_mounts_no_cgroup(box: Box, script: str) -> None:
+    """Fails with CAP_SYS_ADMIN, or without the seccomp filter."""
     result = box.script(script)
     assert result.code != 0
     assert "not permitted" in result.err or "denied" in result.err
@@ -305,6 +316,7 @@ BAD_SYSCTLS = [
 
 @pytest.mark.parametrize(("name", "value"), BAD_SYSCTLS)
 def test_attack_14_settings_of_the_host_are_refused(box: Box, name: str, value: str) -> None:
+    """Fails when names are not checked as a whole."""
     before = Path("/proc/sys/kernel/core_pattern").read_text()
     with pytest.raises((InvalidArgument, StartFailed)):
         box.run("true", sysctl={name: value})
@@ -329,6 +341,7 @@ USER_TEXTS = [
 
 @pytest.mark.parametrize(("text", "expected"), USER_TEXTS)
 def test_attack_15_numbers_are_numbers(evil: Path, text: str, expected: tuple[int, int] | None) -> None:
+    """Fails when a number is looked up as a name, or read in another base."""
     with (evil / "etc/passwd").open("a") as file:
         file.write("1000:x:0:0:::\n0x0:x:0x0:0:::\noverflow:x:4294967296:0:::\n")
     root = os.open(evil, os.O_PATH)
@@ -344,6 +357,7 @@ def test_attack_15_numbers_are_numbers(evil: Path, text: str, expected: tuple[in
 
 
 def test_attack_15_hostile_user_files_cost_little(evil: Path, tmp_path: Path) -> None:
+    """Fails when the files are read whole, opened without O_NONBLOCK, or followed out of the root."""
     root = os.open(evil, os.O_PATH)
     passwd, group = evil / "etc/passwd", evil / "etc/group"
     secret = tmp_path / "secret"
@@ -389,6 +403,7 @@ def _under_filter(work: "object") -> list[int]:
 
 
 def test_attack_18_kernel_surface_behind_socket_families() -> None:
+    """Fails without the rules on socket families in the default profile."""
     number = {"x86_64": 41, "aarch64": 198}[MACHINE]
 
     def attempts(libc: ctypes.CDLL) -> list[object]:
@@ -411,7 +426,8 @@ def test_attack_18_kernel_surface_behind_socket_families() -> None:
 
 @pytest.mark.skipif(MACHINE != "x86_64", reason="i386 system calls")
 def test_attack_18_i386_socketcall_is_refused() -> None:
-    """socketcall(SYS_SOCKET, {AF_ALG, SOCK_SEQPACKET, 0}) by int 0x80: its arguments are invisible to a filter."""
+    """socketcall(SYS_SOCKET, {AF_ALG, SOCK_SEQPACKET, 0}) by int 0x80: its arguments are invisible to a
+    filter. Fails when the filter lets i386's socketcall(2) pass."""
 
     def attempts(_libc: ctypes.CDLL) -> list[object]:
         low = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40,  # MAP_32BIT
@@ -431,6 +447,8 @@ def test_attack_18_i386_socketcall_is_refused() -> None:
 
 
 def test_attack_18_unknown_calls_look_like_an_old_kernel() -> None:
+    """Fails when the filter allows, or refuses with another error than ENOSYS, what it does not know."""
+
     def attempts(libc: ctypes.CDLL) -> list[object]:
         def attempt(number: int) -> int:
             return ctypes.get_errno() if libc.syscall(ctypes.c_long(number), -1, -1, -1) < 0 else 0

@@ -311,6 +311,7 @@ def test_files_go_in_and_out(api: Any, running: bool) -> None:
 
 @pytest.mark.parametrize("running", [True, False])
 def test_attack_08_copies_never_leave_the_container(api: Any, tmp_path: Path, running: bool) -> None:
+    """Fails when names of archives and requests are resolved without RESOLVE_IN_ROOT."""
     outside = tmp_path / "victim"
     outside.mkdir()
     (outside / "secret").write_text("secret")
@@ -329,20 +330,6 @@ def test_attack_08_copies_never_leave_the_container(api: Any, tmp_path: Path, ru
         assert caught.value.response.status_code == 404
     assert [path.name for path in outside.iterdir()] == ["secret"]
     assert (outside / "secret").stat().st_nlink == 1
-
-
-def test_attack_08_renaming_while_copying(api: Any, tmp_path: Path) -> None:
-    outside = tmp_path / "victim"
-    outside.mkdir()
-    script = f"cd /tmp; mkdir d; ln -s {outside} l; while :; do mv d x; mv l d; mv d l; mv x d; done"
-    id = run(api, script)
-    for number in range(150):
-        try:
-            api.put_archive(id, "/tmp/d", tar_of(f"f{number}"))
-            b"".join(api.get_archive(id, "/tmp/d")[0])
-        except Exception as error:  # the folder was away in that instant
-            assert getattr(error, "response", None) is not None, error
-    assert list(outside.iterdir()) == []
 
 
 def test_diff_shows_changes_and_no_mount_points(api: Any) -> None:

@@ -145,6 +145,7 @@ def test_an_error_reply_carries_what_detail_and_hint() -> None:
 def test_attack_11_web_pages_and_foreign_names_are_refused(
     headers: dict[str, str], names: frozenset[str] | None, refused: bool
 ) -> None:
+    """Fails when Origin and Host are not looked at."""
     if refused:
         with pytest.raises(errors.Forbidden):
             refuse_browsers(headers, names)

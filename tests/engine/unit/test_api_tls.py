@@ -134,6 +134,7 @@ async def test_a_client_with_a_certificate_is_served(certificates: Certificates,
 
 @pytest.mark.parametrize("name", ["", "stranger"])
 async def test_attack_11_other_clients_are_refused(certificates: Certificates, port: int, name: str) -> None:
+    """Fails when the server does not ask for a certificate of its own authority."""
     with pytest.raises((ssl.SSLError, ConnectionError)):
         await asyncio.to_thread(
             request,
@@ -146,6 +147,7 @@ async def test_attack_11_other_clients_are_refused(certificates: Certificates, p
 
 
 async def test_attack_11_a_foreign_host_name_is_refused(certificates: Certificates, port: int) -> None:
+    """Fails when the Host header is not looked at."""
     lines = ("GET /_ping HTTP/1.1", "Host: evil.example", "Connection: close")
     reply = await asyncio.to_thread(request, port, certificates.client(), *lines)
     assert reply.startswith(b"HTTP/1.1 403")

@@ -189,6 +189,7 @@ def test_tmpfs_is_safe_unless_told_otherwise() -> None:
 
 
 def test_attack_14_image_volumes_stay_inside() -> None:
+    """Fails when dot-dot is kept in the path of a VOLUME."""
     (mount,) = plan_mounts(HostConfig(), ["/../../etc/cron.d"], {})
     assert mount.target == "/etc/cron.d"
     with pytest.raises(InvalidArgument):

@@ -63,7 +63,8 @@ async def pull(name: str, *mirrors: Mirror, auth: Credentials | None = None) -> 
     return caught.value
 
 
-async def test_mirrors_come_first_and_get_no_credentials(servers: tuple[Server, Server]) -> None:
+async def test_attack_21_mirrors_come_first_and_get_no_credentials(servers: tuple[Server, Server]) -> None:
+    """Fails when the login for a registry is sent to its mirror."""
     mirror, hub = servers
     login = Credentials(username="me", password="secret")
     failure = await pull("app", Mirror("http", mirror.address, "/hub"), auth=login)

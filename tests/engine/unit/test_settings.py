@@ -128,6 +128,7 @@ def test_hosts_are_written_out(text: str, host: str) -> None:
 def test_attack_11_tcp_without_client_certificates_does_not_start(
     tmp_path: Path, arguments: list[str]
 ) -> None:
+    """Fails when a part of the certificates is enough."""
     with pytest.raises(InvalidArgument, match=r"tls|certificates"):
         parse_settings(["-H", "tcp://127.0.0.1:2376", *arguments, "--config-file", config(tmp_path, {})])
 

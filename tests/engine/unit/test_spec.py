@@ -281,6 +281,7 @@ def test_a_broken_seccomp_profile_is_refused() -> None:
 
 
 def test_attack_14_labels_and_annotations_never_reach_the_runtime() -> None:
+    """Fails when annotations of the client or labels are passed on."""
     found = spec(
         {"Annotations": {"longshore.seccomp": "", "run.oci.keep_original_groups": "1"}},
         Labels={"longshore.init": "true", "io.containerd.image.mount": "/x"},

@@ -62,7 +62,7 @@ def build_options(request: Request) -> BuildOptions:
 def _json(request: Request, name: str, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(request.query.get(name) or "{}", type=kind)
-    except msgspec.MsgspecError as cause:
+    except (msgspec.MsgspecError, RecursionError) as cause:
         raise InvalidArgument(f"invalid value of {name}", detail=str(cause)) from cause
 
 

@@ -61,7 +61,7 @@ class Query(Mapping[str, str]):
             return {}
         try:
             value = msgspec.json.decode(text, type=dict[str, list[str] | dict[str, bool]])
-        except msgspec.MsgspecError as cause:
+        except (msgspec.MsgspecError, RecursionError) as cause:
             raise InvalidArgument("invalid filters", detail=str(cause)) from cause
         return {
             name: list(given) if isinstance(given, list) else [key for key, on in given.items() if on]
@@ -94,7 +94,7 @@ class Request:
         data = await self.read()
         try:
             return msgspec.json.decode(data or b"{}", type=kind)
-        except msgspec.MsgspecError as cause:
+        except (msgspec.MsgspecError, RecursionError) as cause:
             raise InvalidArgument("invalid JSON in request body", detail=str(cause)) from cause
 
 

@@ -135,7 +135,7 @@ def parse_request(data: bytes) -> ApplyRequest:
     """Raises InvalidArgument naming the field; also for a container that is named twice."""
     try:
         request = msgspec.json.decode(data or b"{}", type=ApplyRequest)
-    except msgspec.MsgspecError as cause:
+    except (msgspec.MsgspecError, RecursionError) as cause:
         raise InvalidArgument("invalid apply request", detail=str(cause)) from cause
     for kind in (request.images, request.volumes, request.networks, request.containers):
         seen: set[str] = set()

@@ -349,7 +349,7 @@ def decode(data: bytes, kind: type[T]) -> T:
     """
     try:
         return from_mapping(msgspec.json.decode(data or b"{}", type=dict[str, Any]), kind)
-    except msgspec.MsgspecError as cause:
+    except (msgspec.MsgspecError, RecursionError) as cause:
         raise InvalidArgument("invalid JSON in request body", detail=str(cause)) from cause
 
 

@@ -63,7 +63,7 @@ def parse_profile(text: str, capabilities: Sequence[str], architecture: str) -> 
     """The profile with its conditions decided. Raises InvalidArgument."""
     try:
         profile = msgspec.json.decode(text, type=_Profile)
-    except msgspec.MsgspecError as cause:
+    except (msgspec.MsgspecError, RecursionError) as cause:
         raise InvalidArgument("Decoding seccomp profile failed", detail=str(cause)) from cause
     arch = _ARCHITECTURES.get(architecture, architecture)
     names = list(profile.architectures or ())

@@ -77,7 +77,7 @@ def parse_command(text: str) -> tuple[list[str], bool]:
     if text.startswith("["):
         try:
             value: object = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return [text], False  # Docker: what is no JSON is a shell command, brackets included
         if isinstance(value, list) and all(isinstance(word, str) for word in cast("list[object]", value)):
             return cast("list[str]", value), True

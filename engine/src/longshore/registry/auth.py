@@ -89,5 +89,5 @@ def _decode(text: str, kind: type[T], header: str) -> T:
     try:
         data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
         return msgspec.json.decode(data or b"{}", type=kind)
-    except (msgspec.MsgspecError, binascii.Error, ValueError) as cause:
+    except (msgspec.MsgspecError, binascii.Error, ValueError, RecursionError) as cause:
         raise InvalidArgument(f"invalid {header} header", detail=str(cause)) from cause

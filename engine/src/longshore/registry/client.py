@@ -285,7 +285,7 @@ class _Host:
             data = await answer.content.read(MAX_TOKEN)
         try:
             reply = msgspec.json.decode(data, type=_TokenReply)
-        except msgspec.MsgspecError as cause:
+        except (msgspec.MsgspecError, RecursionError) as cause:
             raise InvalidArgument(
                 f"the token service of {self.name} sent nonsense", detail=str(cause)
             ) from cause
@@ -470,7 +470,7 @@ async def _registry_message(answer: aiohttp.ClientResponse) -> str:
     try:
         data = await answer.content.read(16 << 10)
         errors = msgspec.json.decode(data, type=_ErrorReply).errors
-    except (TimeoutError, aiohttp.ClientError, OSError, msgspec.MsgspecError):
+    except (TimeoutError, aiohttp.ClientError, OSError, msgspec.MsgspecError, RecursionError):
         return ""
     return "; ".join(filter(None, (error.message or error.code for error in errors)))[:300]
 

@@ -180,7 +180,7 @@ def _manifest_entries(members: _Members) -> list[_ManifestEntry]:
     data = members.document(members.digest("manifest.json"))
     try:
         return msgspec.json.decode(data, type=list[_ManifestEntry])
-    except msgspec.MsgspecError as cause:
+    except (msgspec.MsgspecError, RecursionError) as cause:
         raise InvalidArgument("invalid manifest.json", detail=str(cause)) from cause
 
 
