@@ -3,6 +3,7 @@
 Ours is the host's python. What a container's process can see of it is a sealed copy in memory.
 """
 
+import asyncio
 import fcntl
 import hashlib
 import json
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from attack_lab import until
 from runtime_lab import PARENT, cgroup_parent, make_rootfs
 from tests.engine.kernel.run_lab import Lab, demultiplex, process
 
@@ -168,3 +170,42 @@ def test_attack_01_longshore_oci_seals_itself(tmp_path: Path) -> None:
             timeout=60,
         )
     assert done.stdout == "/memfd:longshore (deleted)\n", done
+
+
+# Whatever is born in the container's pid namespace: who can open its maps has its memory, and can write to it.
+THIEF = """
+import os
+counter = os.open("/proc/loadavg", os.O_RDONLY)
+print("watching", flush=True)
+while True:
+    last = int(os.pread(counter, 100, 0).split()[-1])  # the newest pid of this namespace, proc(5)
+    for pid in (last + 1, last):
+        try:
+            fd = os.open(f"/proc/{pid}/maps", os.O_RDONLY)
+            text = os.read(fd, 1 << 16)
+            os.close(fd)
+        except OSError:
+            continue
+        if b"longshore" in text:
+            print("stolen", pid, flush=True)
+"""
+
+
+async def test_attack_01_the_memory_of_an_exec_is_closed(lab: Lab, zygote: Zygote) -> None:
+    """The child of an exec shares the monitor's memory until its execve(2), and has the container's user and
+    capabilities for the last part of that way: opened there, the memory of a host's root process could be written to.
+    Fails when monitors are dumpable."""
+    rootfs = lab.layers / "busybox"
+    shebang_rootfs(rootfs)
+    (rootfs / "thief.py").write_text(THIEF)
+    launch = lab.launch("c", "/usr/bin/python3", "-I", "-S", "-B", "/thief.py")
+    spec = msgspec.structs.replace(launch.spec, mounts=(*launch.spec.mounts, USR))
+    monitor = await lab.run(zygote, msgspec.structs.replace(launch, spec=spec))
+    await asyncio.to_thread(until, lambda: ("stdout", "watching\n") in lab.log("c"))
+    for number in range(40):
+        execution = await monitor.exec(Exec(f"e{number}", process("true", *["x" * 2000] * 40), attach=False))
+        await execution.wait()
+    await monitor.signal(signal.SIGKILL)
+    await monitor.wait()
+    await monitor.close()
+    assert [text for _, text in lab.log("c")] == ["watching\n"]

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from functools import cache
 
 from longshore.kernel.libc import MACHINE, call_number, library, system_call
+from longshore.kernel.processes import set_dumpable
 
 _WORDS = 9  # number, six arguments, result, address of the step to go on with after an error
 _SIZE = _WORDS * 8
@@ -159,6 +160,9 @@ class Script:
         `meanwhile`: called with the pid while the child lives, not with `shared`; what it raises ends the child.
         Raises Failure (the child is reaped then), OSError when there is no child at all.
         """
+        # The child has our memory until its execve(2), and soon no more rights than the container's own processes:
+        # whoever of them opened its /proc/<pid>/mem would write to ours. The flag belongs to the memory, prctl(2).
+        set_dumpable(False)
         self.call("exit_group", 70)
         table, start = self._steps, self._steps.buffer_info()[0]
         last = start + len(table) * 8 - _SIZE

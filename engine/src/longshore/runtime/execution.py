@@ -371,6 +371,9 @@ def _add_identity(script: Script, plan: ProcessPlan, identity: Identity, *, keep
     script.call("setgroups", len(identity.groups), groups, what=what)
     script.call("setresgid", *(identity.gid,) * 3, what=what)
     script.call("setresuid", *(identity.uid,) * 3, what=what)
+    script.prctl(
+        kernel.PR_SET_DUMPABLE, 0
+    )  # setresuid(2) has put it to fs.suid_dumpable; the memory is the monitor's
     script.prctl(kernel.PR_SET_KEEPCAPS, 0)
     admin = capabilities.CAP_SYS_ADMIN if keep_admin else 0
     effective, permitted, inheritable = program.final_capabilities(plan, identity)
