@@ -11,8 +11,6 @@ from longshore.core.names import check_name, random_name
 from longshore.core.validate import (
     check_create,
     check_labels,
-    idle_log_options,
-    log_limits,
     parse_capability,
     parse_signal,
     parse_size,
@@ -76,10 +74,6 @@ def request(host: dict[str, Any] | None = None, **config: Any) -> CreateRequest:
         ({"SecurityOpt": ["systempaths=open"]}, "SecurityOpt"),
         ({"Cgroup": "container:x"}, "invalid Cgroup"),
         ({"KernelMemory": -1}, "KernelMemory"),
-        ({"LogConfig": {"Type": "syslog"}}, "no log driver named 'syslog'"),
-        ({"LogConfig": {"Config": {"max-sizes": "1"}}}, "unknown log opt 'max-sizes'"),
-        ({"LogConfig": {"Config": {"max-size": "much"}}}, "max-size"),
-        ({"LogConfig": {"Config": {"max-file": "0"}}}, "max-file"),
         ({"Ulimits": [{"Name": "files", "Soft": 1, "Hard": 1}]}, "invalid ulimit type: files"),
         ({"Ulimits": [{"Name": "nofile", "Soft": 2, "Hard": 1}]}, "ulimit soft limit"),
         ({"PortBindings": {"80/tcp": [{"HostPort": "70000"}]}}, "invalid HostPort"),
@@ -151,12 +145,6 @@ def test_an_apparmor_profile_needs_apparmor() -> None:
     check_labels(request({"SecurityOpt": ["apparmor:unconfined"]}).host_config, apparmor=False)
 
 
-def test_log_options_without_effect() -> None:
-    config = {"max-size": "1m", "tag": "x", "compress": "true"}
-    given = request({"LogConfig": {"Type": "json-file", "Config": config}}).host_config.log_config
-    assert idle_log_options(given) == ["compress", "tag"]
-
-
 @pytest.mark.parametrize(
     ("text", "number"),
     [("KILL", 9), ("SIGTERM", 15), ("sigint", 2), ("1", 1), ("64", 64), ("RTMIN+3", signal.SIGRTMIN + 3)],
@@ -179,11 +167,6 @@ def test_capabilities_have_one_form() -> None:
 @pytest.mark.parametrize(("text", "size"), [("", 0), ("-1", 0), ("10", 10), ("10k", 10240), ("1MB", 1 << 20)])
 def test_sizes(text: str, size: int) -> None:
     assert parse_size(text, "x") == size
-
-
-def test_log_limits() -> None:
-    assert log_limits({}) == (0, 1)
-    assert log_limits({"max-size": "1m", "max-file": "5"}) == (1 << 20, 5)
 
 
 @pytest.mark.parametrize("name", ["", "a", "-ab", "a b", "a/b", "..", "é" * 3, "x" * 129])

@@ -17,12 +17,12 @@ from longshore.core.clock import now, parse_rfc3339
 from longshore.core.containers.inspect import DRIVER
 from longshore.core.containers.parts import Parts
 from longshore.core.limits import available_cpus
+from longshore.core.logs import DEFAULT, driver_names
 from longshore.errors import EngineError
 from longshore.runtime.cgroup_layout import layout
 
 API_VERSION, OLDEST_API = "1.47", "1.24"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
-_LOG_DRIVERS = ["json-file", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class System:
                 "Volume": ["local"],
                 "Network": ["bridge", "host", "null"],
                 "Authorization": None,
-                "Log": _LOG_DRIVERS,
+                "Log": driver_names(),
             },
             "MemoryLimit": "memory" in controllers,
             "SwapLimit": "memory" in controllers,
@@ -111,7 +111,7 @@ class System:
             "OomKillDisable": "memory" in controllers and layout().version == "1",
             "NGoroutines": len(asyncio.all_tasks()),
             "SystemTime": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
-            "LoggingDriver": "json-file",
+            "LoggingDriver": parts.defaults.log.type or DEFAULT,
             "CgroupDriver": "systemd" if parts.defaults.systemd_cgroup else "cgroupfs",
             "CgroupVersion": layout().version,
             "NEventsListener": parts.events.listeners,

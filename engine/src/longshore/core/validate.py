@@ -2,7 +2,7 @@
 
 import re
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from longshore.core.fields import about
@@ -13,7 +13,6 @@ from longshore.core.model import (
     EndpointSettings,
     HealthConfig,
     HostConfig,
-    LogConfig,
 )
 from longshore.core.ports import expand_bindings, expand_exposed
 from longshore.core.restart import check_policy
@@ -223,8 +222,6 @@ def check_host(host: HostConfig, *, cpus: int) -> None:
     _check_modes(host)
     with about("HostConfig.Sysctls"):
         _check_sysctls(host)
-    with about("HostConfig.LogConfig"):
-        _check_log(host)
     _check_names(host)
     for name in host.group_add or ():
         if not name or re.search(r"[\0\n\r:,]", name) or len(name) > 256:
@@ -389,42 +386,6 @@ def _check_sysctls(host: HostConfig) -> None:
             raise InvalidArgument(f"sysctl '{key}' is not allowed: it is not in a separate kernel namespace")
         if not _SYSCTL_VALUE.fullmatch(value):
             raise InvalidArgument(f"invalid sysctl {key!r}", detail=f"value {value[:80]!r}")
-
-
-def _check_log(host: HostConfig) -> None:
-    config = host.log_config
-    if config.type not in ("", "json-file", "local", "none"):
-        raise InvalidArgument(f"logger: no log driver named '{config.type}' is registered")
-    options = config.config or {}
-    if config.type == "none" and options:
-        raise InvalidArgument(f"unknown log opt '{min(options)}' for none log driver")
-    for name in options:
-        if name not in (
-            "max-size",
-            "max-file",
-            "labels",
-            "labels-regex",
-            "env",
-            "env-regex",
-            "tag",
-            "compress",
-        ):
-            raise InvalidArgument(f"unknown log opt '{name}' for json-file log driver")
-    log_limits(options)
-
-
-def idle_log_options(config: LogConfig) -> list[str]:
-    """Options that Docker's driver knows and that change nothing here."""
-    return sorted({*(config.config or {})} - {"max-size", "max-file"})
-
-
-def log_limits(options: Mapping[str, str]) -> tuple[int, int]:
-    """(max_size, max_files) of a json-file log; 0 never rotates. Raises InvalidArgument."""
-    size = parse_size(options.get("max-size", ""), "max-size")
-    files = options.get("max-file", "1")
-    if not files.isdigit() or not 1 <= int(files) <= 1000:
-        raise InvalidArgument(f"invalid log opt max-file: {files!r}")
-    return size, int(files)
 
 
 def parse_size(text: str, field: str) -> int:

@@ -48,6 +48,9 @@ class Settings:
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     exec_opts: tuple[str, ...] = ()
+    log_driver: str = "json-file"
+    log_opts: Mapping[str, str] = field(default_factory=dict[str, str])
+    log_budget: str = "10%"
     live_restore: bool = True  # there is no other mode; accepted for daemon.json files that say so
     config_file: str = ""
     origin: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -65,7 +68,7 @@ class Settings:
 class _Option:
     key: str  # in the file
     flags: tuple[str, ...]
-    kind: type  # str, int, bool, or tuple for a list
+    kind: type  # str, int, bool, tuple for a list, or dict for names and values
     help: str
 
     @property
@@ -99,6 +102,14 @@ OPTIONS = (
     _Option(
         "exec-opts", ("--exec-opt",), tuple, "native.cgroupdriver=systemd or =cgroupfs (default: what fits)"
     ),
+    _Option("log-driver", ("--log-driver",), str, "log driver of containers that name none"),
+    _Option("log-opts", ("--log-opt",), dict, "option of that driver, name=value"),
+    _Option(
+        "log-budget",
+        ("--log-budget",),
+        str,
+        "what the log files of all containers may take together: 4g, 10%% of their file system (at most 4 GB), or 0",
+    ),
     _Option("live-restore", ("--live-restore",), bool, "always on"),
 )
 RELOADABLE = ("debug", "log_level", "labels", "insecure_registries", "registry_mirrors")
@@ -126,7 +137,7 @@ def _parser() -> _Parser:
                 metavar="true|false",
                 help=option.help,
             )
-        elif option.kind is tuple:
+        elif option.kind in (tuple, dict):
             parser.add_argument(*option.flags, dest=option.attribute, action="append", help=option.help)
         else:
             parser.add_argument(*option.flags, dest=option.attribute, type=option.kind, help=option.help)
@@ -168,6 +179,13 @@ def _separate_booleans(arguments: Sequence[str]) -> list[str]:
 def _flag_value(option: _Option, value: Any) -> Any:
     if option.kind is tuple:
         return tuple(value)
+    if option.kind is dict:
+        pairs = [str(word).partition("=") for word in value]
+        if bad := [name for name, separator, _ in pairs if not (name and separator)]:
+            raise InvalidArgument(
+                f"invalid value of {option.flags[-1]}", detail=f"{bad[0]!r} is not name=value"
+            )
+        return {name: text for name, _, text in pairs}
     if option.kind is bool:
         if str(value).lower() not in ("true", "false", "1", "0", "t", "f"):
             raise InvalidArgument(
@@ -204,6 +222,12 @@ def _file_value(option: _Option, value: Any, path: str) -> Any:
         if isinstance(value, list) and all(isinstance(item, str) for item in cast("list[Any]", value)):
             return tuple(cast("list[str]", value))
         raise InvalidArgument(f"key {option.key!r} in {path} wants a list of strings")
+    if option.kind is dict:
+        if isinstance(value, dict) and all(
+            isinstance(text, str) for text in cast("dict[str, Any]", value).values()
+        ):
+            return cast("dict[str, str]", value)
+        raise InvalidArgument(f"key {option.key!r} in {path} wants names with strings")
     if type(value) is not option.kind:
         names = {str: "a string", int: "a number", bool: "true or false"}
         raise InvalidArgument(f"key {option.key!r} in {path} wants {names[option.kind]}")
@@ -291,7 +315,7 @@ def reloaded(old: Settings) -> tuple[Settings, list[str]]:
     if not old.config_file:
         return old, []
     values = read_config(old.config_file)
-    defaults = {each.name: each.default for each in fields(Settings)}
+    defaults: dict[str, Any] = {each.name: each.default for each in fields(Settings)} | {"log_opts": {}}
     changed: dict[str, Any] = {}
     stuck: list[str] = []
     for option in OPTIONS:

@@ -13,12 +13,14 @@ from longshore.core.engine import Engine
 from longshore.core.events import EventBus
 from longshore.core.execs import Execs
 from longshore.core.images import Images
+from longshore.core.logs import check as check_log
+from longshore.core.model import LogConfig
 from longshore.core.networks import Networks
 from longshore.core.system import System, SystemFacts
 from longshore.core.volumes import Volumes
 from longshore.daemon.puller import LazyRegistry
 from longshore.daemon.settings import Settings, parse_cgroup_driver
-from longshore.errors import InvalidArgument
+from longshore.errors import EngineError, InvalidArgument
 from longshore.network.manager import NetworkManager
 from longshore.network.model import NetworkSettings
 from longshore.runtime.cgroup_layout import layout
@@ -70,6 +72,16 @@ def uses_systemd(settings: Settings) -> bool:
     return driver == "systemd" or (not driver and systemd_runs() and layout().pure_v2)
 
 
+def log_config(settings: Settings) -> LogConfig:
+    """What containers log to that say nothing else. Raises InvalidArgument."""
+    config = LogConfig(type=settings.log_driver, config=dict(settings.log_opts))
+    try:
+        check_log(config)
+    except EngineError as cause:
+        raise InvalidArgument("failed to set log opts", detail=str(cause)) from cause
+    return config
+
+
 @asynccontextmanager
 async def compose(settings: Settings, starting: Awaitable[Zygote]) -> AsyncGenerator[Parts]:
     """The engine, restored: running containers are found again before anybody can ask.
@@ -109,7 +121,10 @@ async def compose(settings: Settings, starting: Awaitable[Zygote]) -> AsyncGener
             events=events,
             paths=paths,
             defaults=core.Defaults(
-                systemd_cgroup=systemd_cgroup, dns=settings.dns, dns_search=settings.dns_search
+                systemd_cgroup=systemd_cgroup,
+                dns=settings.dns,
+                dns_search=settings.dns_search,
+                log=log_config(settings),
             ),
             cgroup_parents=core.CgroupParents(run / "cgroup-parents.json"),
         )

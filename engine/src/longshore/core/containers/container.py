@@ -51,10 +51,6 @@ class Container:
         return self.record.name
 
     @property
-    def log_path(self) -> Path:
-        return self.folder / f"{self.id}-json.log"
-
-    @property
     def state(self) -> State:
         return self.record.state
 

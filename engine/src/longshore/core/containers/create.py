@@ -109,7 +109,7 @@ def complete_host(host: HostConfig) -> HostConfig:
         cgroupns_mode=host.cgroupns_mode or "private",
         shm_size=host.shm_size or DEFAULT_SHM,
         log_config=LogConfig(
-            type="json-file" if host.log_config.type in ("", "local") else host.log_config.type,
+            type=host.log_config.type or "json-file",
             config=host.log_config.config or {},
         ),
         restart_policy=RestartPolicy(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from longshore.core import cdi
+from longshore.core import cdi, logs
 from longshore.core.clock import now
 from longshore.core.containers.container import Container
 from longshore.core.containers.create import plan_record
@@ -25,12 +25,13 @@ from longshore.core.containers.roots import closing, in_thread, open_overlay
 from longshore.core.copying import copy_tree
 from longshore.core.devices import block_io
 from longshore.core.doctor import APPARMOR, apparmor_enabled, read
+from longshore.core.fields import about
 from longshore.core.limits import available_cpus
 from longshore.core.machine_limits import check_realtime, warnings_of
 from longshore.core.model import CreateRequest, EndpointSettings, VolumeRequest
 from longshore.core.names import check_name, random_name
 from longshore.core.spec import Surroundings, plan_spec
-from longshore.core.validate import check_create, check_labels, idle_log_options
+from longshore.core.validate import check_create, check_labels
 from longshore.errors import InvalidArgument, NotFound
 from longshore.kernel.paths import open_beneath, openat2
 from longshore.oci.image_config import ContainerDefaults
@@ -50,6 +51,9 @@ class Creator:
         """A new container in the database. On failure nothing is left of it."""
         parts = self._parts
         check_create(request, cpus=available_cpus())
+        request.host_config.log_config = logs.complete(request.host_config.log_config, parts.defaults.log)
+        with about("HostConfig.LogConfig"):
+            logs.check(request.host_config.log_config)
         check_labels(request.host_config, apparmor=apparmor_enabled(read(APPARMOR)))
         block_io(request.host_config)  # what it would refuse at start is refused now
         check_realtime(request.host_config, layout())
@@ -86,8 +90,6 @@ class Creator:
             if record.host_config.network_mode == "host" and record.host_config.port_bindings:
                 container.warnings.append("Published ports are discarded when using host network mode")
             container.warnings += warnings_of(request.host_config, layout())
-            if idle := idle_log_options(record.host_config.log_config):
-                container.warnings.append(f"Log options without effect: {', '.join(idle)}")
         finally:
             parts.store.release(chosen)
         parts.announce(container, "create")

@@ -179,7 +179,6 @@ class Containers:
 
     def logs(self, container: Container, options: LogOptions) -> AsyncGenerator[bytes, None]:
         """Ready for the client: raw lines with a tty, Docker's 8-byte frames without. Raises Unsupported at once."""
-        streams.check_readable(container)
         return streams.read_logs(container, options)
 
     def attach(

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from longshore.core import logs
 from longshore.core.containers.container import Container
 from longshore.core.containers.record import Health, MountPoint, State
 from longshore.core.model import EndpointSettings
@@ -43,7 +44,7 @@ def inspect(container: Container, *, sizes: tuple[int, int] | None = None) -> di
         "ResolvConfPath": "" if shares_files else str(container.folder / "resolv.conf"),
         "HostnamePath": "" if shares_files else str(container.folder / "hostname"),
         "HostsPath": "" if shares_files else str(container.folder / "hosts"),
-        "LogPath": "" if record.host_config.log_config.type == "none" else str(container.log_path),
+        "LogPath": logs.log_path(record, container.folder),
         "Name": f"/{record.name}",
         "RestartCount": record.state.restart_count,
         "Driver": DRIVER,

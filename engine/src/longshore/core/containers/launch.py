@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from functools import cache
 from pathlib import Path
 
-from longshore.core import cdi, devices, spec
+from longshore.core import cdi, devices, logs, spec
 from longshore.core.containers import links
 from longshore.core.containers.container import Container
 from longshore.core.containers.networking import (
@@ -25,13 +25,11 @@ from longshore.core.containers.networking import (
 from longshore.core.containers.parts import Parts
 from longshore.core.containers.record import Record
 from longshore.core.machine_limits import lend_realtime
-from longshore.core.model import LogConfig
-from longshore.core.validate import log_limits
 from longshore.errors import Conflict, InvalidArgument, NotFound
 from longshore.runtime.cgroup_layout import layout
 from longshore.runtime.cgroups import cgroup_path
 from longshore.runtime.client import Monitor
-from longshore.runtime.messages import Launch, LogTarget, OverlayRoot
+from longshore.runtime.messages import Launch, OverlayRoot
 from longshore.runtime.records import open_proc, start_time
 
 
@@ -117,7 +115,7 @@ class Launcher:
             ),
             state_dir=str(state),
             exit_path=str(exit_record),
-            log=log_target(record.host_config.log_config, folder / f"{record.id}-json.log"),
+            log=logs.plan_target(record, folder),
             stdin_open=record.config.open_stdin,
             stdin_once=record.config.stdin_once,
             systemd_cgroup=parts.defaults.systemd_cgroup,
@@ -191,13 +189,6 @@ def cgroup_of(container: Container) -> str:
     if container.monitor is None:
         raise Conflict(f"Container {container.id} is not running")
     return container.monitor.cgroup
-
-
-def log_target(config: LogConfig, path: Path) -> LogTarget | None:
-    if config.type == "none":
-        return None
-    size, files = log_limits(config.config or {})
-    return LogTarget(path=str(path), max_size=size, max_files=files)
 
 
 @cache

@@ -1,6 +1,6 @@
 """What the use cases of containers work with, put together once by the daemon."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,7 @@ from longshore.core.containers.cgroup_parents import CgroupParents
 from longshore.core.containers.paths import Paths
 from longshore.core.containers.store import ContainerStore
 from longshore.core.events import EventBus
+from longshore.core.model import LogConfig
 
 if TYPE_CHECKING:
     from longshore.core.containers.container import Container
@@ -29,6 +30,7 @@ class Defaults:
     dns_options: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     cdi_spec_dirs: tuple[str, ...] = cdi.SPEC_DIRS
+    log: LogConfig = field(default_factory=LogConfig)
 
 
 @dataclass(frozen=True, slots=True)

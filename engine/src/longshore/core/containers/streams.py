@@ -5,10 +5,11 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote_plus
 
+from longshore.core import logs
 from longshore.core.containers.container import Container
-from longshore.errors import Unsupported
 from longshore.oci.frames import HEADER
-from longshore.runtime.logfile import LogLine, read_batches
+from longshore.runtime.logdrivers import Wanted
+from longshore.runtime.logfile import LogLine
 
 STREAM_NUMBERS = {"stdin": 0, "stdout": 1, "stderr": 2}
 
@@ -54,33 +55,30 @@ def render_all(lines: list[LogLine], options: LogOptions, *, tty: bool) -> bytes
     return b"".join([HEADER.pack(STREAM_NUMBERS[line.stream], len(line.data)) + line.data for line in lines])
 
 
-async def read_logs(container: Container, options: LogOptions) -> AsyncGenerator[bytes, None]:
-    """Chunks of rendered lines. Following ends when the container does (and does not restart)."""
-    end: asyncio.Event | None = None
+def read_logs(container: Container, options: LogOptions) -> AsyncGenerator[bytes, None]:
+    """Chunks of rendered lines. Following ends when the container does (and does not restart).
+
+    Raises Unsupported at once where nothing can be read.
+    """
+    end = asyncio.Event() if options.follow else None
+    wanted = Wanted(end, options.since, options.until, options.tail, options.stdout, options.stderr)
+    return _render(container, logs.read(container.record, container.folder, wanted), end, options)
+
+
+async def _render(
+    container: Container,
+    batches: AsyncGenerator[list[LogLine]],
+    end: asyncio.Event | None,
+    options: LogOptions,
+) -> AsyncGenerator[bytes, None]:
     gone = None
-    if options.follow:
-        end = asyncio.Event()
+    if end is not None:
         gone = container.waiter("not-running")
         gone.add_done_callback(lambda _done: end.set())
-    tty = container.record.config.tty
     try:
-        batches = read_batches(
-            str(container.log_path),
-            follow=end,
-            since=options.since,
-            until=options.until,
-            tail=options.tail,
-            stdout=options.stdout,
-            stderr=options.stderr,
-        )
         async for batch in batches:
-            yield render_all(batch, options, tty=tty)
+            yield render_all(batch, options, tty=container.record.config.tty)
     finally:
         if gone:
             gone.cancel()
-
-
-def check_readable(container: Container) -> None:
-    """Raises Unsupported when nothing is logged."""
-    if container.record.host_config.log_config.type == "none":
-        raise Unsupported("configured logging driver does not support reading")
+        await batches.aclose()

@@ -22,8 +22,9 @@ from longshore.kernel.descriptors import close_quietly, receive, send
 from longshore.kernel.processes import PR_SET_CHILD_SUBREAPER, prctl
 from longshore.runtime import records, wire
 from longshore.runtime.init import Init, spawn_init
+from longshore.runtime.loghelper import start_helper
 from longshore.runtime.logwriter import now_text, open_log
-from longshore.runtime.messages import Created, Failed, Launch, Started
+from longshore.runtime.messages import Created, Failed, Launch, LogTarget, Started
 
 GO = b"G"  # to the launcher: let the container's process execute its program
 
@@ -33,7 +34,7 @@ PROCEEDED = b"P"  # the program runs; a `Started` framed for the daemon
 FAILED = b"F"  # a `Failed`
 
 
-_SILENT = frozenset(("stdin", "log"))
+_SILENT = frozenset(("stdin", "log", "helper"))
 """Roles of descriptors that a monitor writes to; it waits for events of all others."""
 
 
@@ -120,8 +121,8 @@ def _as_failed(message: Answer) -> Failed:
 def init_work(body: bytes, watch: int) -> Callable[[socket.socket], None]:
     """A launcher's work: create the container of a Launch message and then wait for the go-ahead.
 
-    It also prepares what the monitor needs: the state folder, the log and the control socket (roles "log"
-    and "listener"); the monitor cleans the state folder up, also after a failure. And it tells the daemon
+    It also prepares what the monitor needs: the state folder, the log, its helper and the control socket (roles
+    "log", "helper" and "listener"); the monitor cleans the state folder up, also after a failure. And it tells the daemon
     itself, over `watch`, that the container is created, which spares the monitor the namespace's descriptors.
     """
 
@@ -129,7 +130,7 @@ def init_work(body: bytes, watch: int) -> Callable[[socket.socket], None]:
         launch = decode_launch(body)
         os.makedirs(launch.state_dir, mode=0o700, exist_ok=True)
         records.remove_file(launch.exit_path)  # the last run's; must not be taken for this one's
-        extra = [("log", open_log(launch.log))] if launch.log else []
+        extra = _open_logs(launch.log) if launch.log else []
         extra.append(("listener", _listen(launch.state_dir)))
         init = spawn_init(launch)
         try:
@@ -148,6 +149,14 @@ def init_work(body: bytes, watch: int) -> Callable[[socket.socket], None]:
         channel.send(PROCEEDED + wire.encode(Started(started_at, tuple(init.warnings))))
 
     return work
+
+
+def _open_logs(target: LogTarget) -> list[tuple[str, int]]:
+    """Raises OSError, StartFailed."""
+    logs = [("helper", start_helper(target.helper))] if target.helper else []
+    if target.path:
+        logs.append(("log", open_log(target)))
+    return logs
 
 
 def _tell_created(watch: int, init: Init) -> None:

@@ -46,7 +46,7 @@ DRAIN_SECONDS = 2.0
 """How long output may be kept open by a process outside of the container after its last process died."""
 
 LINGER_SECONDS = 10.0
-"""How long attached clients may read nothing of the last output after the exit was told."""
+"""How long attached clients, or a log's helper, may read nothing of the last output after the exit was told."""
 
 UNTOLD_EXECS = 1000
 """So many ends of execs are kept for a daemon that comes back."""
@@ -125,6 +125,8 @@ class Monitor:
         """A defect of ours showed: end the container rather than leave it without log and exit record."""
         if self._launcher is not None:
             self._launcher.end()
+        if self._stdio is not None:
+            self._stdio.drop_all()  # a helper is our child too, and ends when it hears no more
         if self._init is None:
             return
         try:
@@ -158,8 +160,11 @@ class Monitor:
         self._init = init
         fds = dict(zip(init.roles, array.array("i", quiet.descriptors), strict=True))
         self._pidfd = fds["pid"]
-        log = LogWriter(head.log, fds["log"]) if head.log else None
+        target = head.log
+        log = LogWriter(target, fds["log"]) if target and target.path else None
         self._stdio = self._make_stdio(fds, log=log, stdin_once=head.stdin_once)
+        if target and target.helper:
+            self._stdio.log_to(target.helper, fds["helper"])
         self._listener = socket.socket(fileno=fds["listener"])
         self._loop.add(fds["listener"], IN, self._accept)
         self._loop.add(self._pidfd, IN, self._init_died)
@@ -252,10 +257,10 @@ class Monitor:
         self._clean()
         self._tell(record)
         stdio, before = self._stdio, -1
-        while stdio.clients and stdio.queued != before:  # as long as somebody still reads
+        while stdio.busy and stdio.queued != before:  # as long as somebody still reads
             before = stdio.queued
-            self._loop.run_until(lambda: not stdio.clients, LINGER_SECONDS)
-        stdio.drop_clients()
+            self._loop.run_until(lambda: not stdio.busy, LINGER_SECONDS)
+        stdio.drop_all()
 
     def _clean(self) -> None:
         """Remove what stands in the state folder; from here on nobody finds this monitor."""

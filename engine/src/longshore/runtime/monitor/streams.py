@@ -11,7 +11,9 @@ import time
 from collections import deque
 
 from longshore.runtime.logwriter import LogWriter
+from longshore.runtime.messages import LogHelper
 from longshore.runtime.monitor.loop import EDGE, HUP, IN, OUT, Loop
+from longshore.runtime.monitor.remote_log import RemoteLog
 
 CHUNK = 1 << 16
 """One read: the size of a pipe (pipe(7))."""
@@ -318,7 +320,8 @@ class Stdio:
         self.loop = loop
         self.console_fd = console_fd  # None also after the tty was closed
         self._tty = console_fd is not None
-        self._log = log
+        self._logs: list[LogWriter | RemoteLog] = [log] if log else []
+        self._remote: RemoteLog | None = None
         self._stdin_once = stdin_once
         self._clients: list[Client] = []
         self._last_read = 0.0  # when, and how much it brought
@@ -342,15 +345,21 @@ class Stdio:
     def input_full(self) -> bool:
         return self._input is not None and self._input.full
 
+    def log_to(self, helper: LogHelper, fd: int) -> None:
+        """One more log: a helper that listens behind the descriptor, which is taken over."""
+        self._remote = RemoteLog(self.loop, helper, fd, self.output_moved)
+        self._logs.append(self._remote)
+
     @property
-    def clients(self) -> int:
-        """How many clients are attached or still have output to get."""
-        return len(self._clients)
+    def busy(self) -> bool:
+        """Whether clients are attached or still have output to get, or a helper has."""
+        return bool(self._clients) or (self._remote is not None and self._remote.open)
 
     @property
     def queued(self) -> int:
-        """Bytes that wait for clients to read them."""
-        return sum(client.queued for client in self._clients)
+        """Bytes that wait for clients or a helper to read them."""
+        waiting = self._remote.queued if self._remote is not None else 0
+        return waiting + sum(client.queued for client in self._clients)
 
     def attach(
         self, connection: socket.socket, *, stdin: bool, stdout: bool, stderr: bool, first: bytes
@@ -377,9 +386,9 @@ class Stdio:
             self._input.drop()
         for output in self._outputs:
             output.close()
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+        for log in self._logs:
+            log.close()
+        self._logs.clear()
         self.release_clients()
 
     def process_ended(self) -> None:
@@ -400,17 +409,21 @@ class Stdio:
         for client in list(self._clients):
             client.finish()
 
-    def drop_clients(self) -> None:
-        """Close all client connections now."""
+    def drop_all(self) -> None:
+        """Close the connections of all clients and of the helper now."""
         for client in list(self._clients):
             client.close()
+        if self._remote is not None:
+            self._remote.drop()
 
     # Called by Output
 
     def output(self, stream: str, data: bytes) -> None:
         self._last_size = len(data)
-        if self._log is not None:
-            self._log.write(stream, data)
+        for log in self._logs:
+            log.write(stream, data)
+        if self._remote is not None and self._remote.full:
+            self.output_moved()
         if self._clients:
             framed = data if self._tty else multiplex(stream, data)
             for client in list(self._clients):
@@ -430,8 +443,8 @@ class Stdio:
         self._last_size = 0
 
     def output_ended(self, stream: str) -> None:
-        if self._log is not None:
-            self._log.finish(stream)
+        for log in self._logs:
+            log.finish(stream)
         if all(output.closed for output in self._outputs):
             self.console_fd = None
             self.release_clients()
@@ -439,8 +452,9 @@ class Stdio:
     # Called by Client and Input
 
     def output_moved(self) -> None:
-        """A client's queue changed: pause or resume reading the process's output."""
+        """The queue of a client or of a log's helper changed: pause or resume reading the process's output."""
         full = any(client.full for client in self._clients)
+        full = full or (self._remote is not None and self._remote.full)
         for output in self._outputs:
             output.pause(paused=full)
 
