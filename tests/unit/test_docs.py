@@ -200,7 +200,7 @@ def test_every_setting_of_the_daemon_is_described_with_its_default() -> None:
         for flag in option.flags:
             assert f"`{flag}`" in row
         default = Settings.__dataclass_fields__[option.attribute].default
-        if default and option.kind is not tuple:
+        if default and option.kind not in (tuple, dict):
             assert f"`{str(default).lower() if option.kind is bool else default}`" in row
     assert f"`{Settings().hosts[0]}`" in "".join(rows)
 
