@@ -52,8 +52,9 @@ fleet: setup ## the demo as a test
 test-vm: setup ## the engine in a QEMU machine with systemd and cgroup v2
 	$(PYTEST) tests/vm
 
-suites-attacks: setup ## every race between copying and renaming 10,000 times
+suites-attacks: setup ## races between copying and renaming 10,000 times; the attacks without each defence
 	LONGSHORE_ATTACK_COPIES=10000 $(PYTEST) -s --timeout 1800 tests/engine/kernel/test_attack_08_copy_races.py
+	$(BIN)/python -m tests.engine.attack_defences
 
 bench: setup ## side by side with Debian's docker.io, printed as ratios
 	@$(BIN)/python -m tests.bench

@@ -108,8 +108,10 @@ def test_attack_05_only_procfs_is_written_to(tmp_path: Path, write: str) -> None
                 write_proc(fd, "link", "evil")
     finally:
         os.close(fd)
+        after = Path("/proc/sys/kernel/domainname").read_text()
+        Path("/proc/sys/kernel/domainname").write_text(before)
     assert all((tmp_path / name).read_text() == "fake" for name in names)
-    assert Path("/proc/sys/kernel/domainname").read_text() == before
+    assert after == before
 
 
 def test_attack_05_a_tmpfs_over_proc_takes_no_label(box: Box, shared: Path) -> None:
@@ -131,3 +133,26 @@ def test_attack_05_a_tmpfs_over_proc_takes_no_label(box: Box, shared: Path) -> N
         readonly_paths=(),
     )
     assert (shared / "etc/target").read_text() == "untouched\n"
+
+
+def test_attack_05_a_proc_that_is_swapped_while_it_is_hidden(box: Box, shared: Path) -> None:
+    """CVE-2023-27561: the neighbour swaps /proc for a link, so that the procfs gets mounted, and what it hides is
+    looked up, at different places. Fails when either follows the link: a procfs without masks."""
+    (shared / "tmp/p").mkdir()
+    (shared / "other").symlink_to("/tmp/p")
+    look = (
+        "for at in /proc /tmp/p /other /proc /tmp/p /other; do [ -e $at/keys ] && stat -c '%F' $at/keys; done"
+    )
+    seen: set[str] = set()
+    with flipping(str(shared / "proc"), str(shared / "other")):
+        for _ in tries():
+            try:
+                result = box.script(
+                    look, root=PlainRoot(str(shared)), masked_paths=("/proc/keys",), readonly_paths=()
+                )
+            except StartFailed as error:
+                assert "ordinary directory" in str(error), error
+                seen.add("refused")
+                continue
+            seen.update(result.out.splitlines())
+    assert seen == {"refused", "character special file"}

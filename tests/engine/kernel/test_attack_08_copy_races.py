@@ -160,9 +160,11 @@ def test_attack_08_a_volume_subpath_that_becomes_a_link(
     id = with_subpath(daemon, "cat /x/f")
     answers: dict[int, int] = {}
     with flipping("/vol/d", "/vol/l", pid=victim[1]):
-        for _ in tries():
+        for number in tries():
             status, _, body = connection.ask("GET", f"/containers/{id}/archive?path=/x/f")
             assert status != 200 or file_in(body) == b"mine"
+            if number % 4:
+                continue
             status, _, body = connection.ask("POST", f"/containers/{id}/start")
             assert status in (204, 400, 500), body
             connection.ask("POST", f"/containers/{id}/wait")

@@ -232,7 +232,7 @@ def _fill_root(job: InitJob, root_fd: int, mounter: Mounter) -> tuple[int | None
         os.close(master)
     _create_hooks(job, root_fd)
     mounter.finish()
-    rootfs.finish_root(root_fd, plan)
+    rootfs.finish_root(root_fd, plan, mounter.kernels)
     rootfs.enter_root(root_fd)
     return console, proc_fd
 

@@ -49,6 +49,8 @@ class Mounter:
     cgroup_namespace: bool
     # read-only is set on a tmpfs after everything that has to be made below it exists
     late: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
+    # the procfs and sysfs, by destination: what is hidden in them is looked up from here, not by names of the root
+    kernels: dict[str, int] = field(default_factory=dict[str, int])
 
     def attach_all(self, plans: tuple[MountPlan, ...]) -> None:
         for index, plan in enumerate(plans):
@@ -100,27 +102,33 @@ class Mounter:
             self.late.append((os.dup(tree), plan.destination))
         return tree
 
-    def _refuse_link(self, plan: MountPlan) -> None:
+    def _ordinary_directory(self, plan: MountPlan) -> int:
+        """The place of a procfs or sysfs: opened without following what a neighbour may put there meanwhile."""
+        folder, _slash, name = plan.destination.rpartition("/")
+        parent = make_directories(self.root_fd, folder or "/")
         try:
-            found = openat2(self.root_fd, plan.destination, os.O_PATH | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            return
-        is_link = stat.S_ISLNK(os.fstat(found).st_mode)
-        os.close(found)
-        if is_link:
+            try:
+                os.mkdir(name, 0o755, dir_fd=parent)
+            except FileExistsError:
+                pass
+            return os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        except NotADirectoryError:
             raise StartFailed(
                 f'filesystem "{plan.kind}" must be mounted on ordinary directory',
-                detail=f'"{plan.destination}" is a link',
-            )
+                detail=f'"{plan.destination}" is a link or a file',
+            ) from None
+        finally:
+            os.close(parent)
 
     def _attach(self, plan: MountPlan, tree: int) -> None:
         is_directory = stat.S_ISDIR(os.fstat(tree).st_mode)
         make = make_directories if is_directory else make_file
-        if plan.kind in _ON_DIRECTORIES_ONLY:
-            self._refuse_link(plan)
-        target = make(self.root_fd, plan.destination)
+        kernel = plan.kind in _ON_DIRECTORIES_ONLY
+        target = self._ordinary_directory(plan) if kernel else make(self.root_fd, plan.destination)
         try:
             mounts.move_mount(tree, target)
+            if kernel:
+                self.kernels[plan.destination] = os.dup(tree)
             if plan.propagation and plan.kind != "bind":
                 mounts.mount_setattr(tree, propagation=plan.propagation, recursive=plan.propagation_recursive)
         finally:

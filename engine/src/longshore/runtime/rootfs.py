@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Mapping
 
 from longshore.errors import StartFailed
 from longshore.kernel import mounts, terminals
@@ -213,11 +214,11 @@ class Masks:
         self._null = -1
         self._empty = -1
 
-    def mask(self, path: str) -> None:
-        """A path that does not exist needs no mask."""
+    def mask(self, top: int, path: str) -> None:
+        """Hide a path below the directory `top`. One that does not exist needs no mask."""
         with Doing(f'masking "{path}"'):
             try:
-                target = openat2(self._root, path, os.O_PATH)
+                target = openat2(top, path, os.O_PATH)
             except FileNotFoundError:
                 return
             try:
@@ -252,6 +253,14 @@ class Masks:
 
     def close(self) -> None:
         close_quietly(self._null, self._empty)
+
+
+def _inside(root_fd: int, path: str, kernels: Mapping[str, int]) -> tuple[int, str]:
+    """A path of the container as a descriptor and a path below it."""
+    for destination, fd in kernels.items():
+        if path.startswith(f"{destination}/"):
+            return fd, path.removeprefix(destination)
+    return root_fd, path
 
 
 def make_readonly(root_fd: int, path: str) -> None:
@@ -301,14 +310,19 @@ def _sysctl_path(name: str) -> str:
     return name.translate({ord("."): "/", ord("/"): "."})
 
 
-def finish_root(root_fd: int, plan: ContainerPlan) -> None:
-    """Masks and read-only trees, last: nothing below them is needed any more."""
+def finish_root(root_fd: int, plan: ContainerPlan, kernels: Mapping[str, int]) -> None:
+    """Masks and read-only trees, last: nothing below them is needed any more.
+
+    `kernels`: the procfs and sysfs of the container by destination. What is hidden in them is found from there: a
+    neighbour that shares the root may have moved the mount point, CVE-2023-27561.
+    """
     for path in plan.readonly_paths:
-        make_readonly(root_fd, path)
+        make_readonly(*_inside(root_fd, path, kernels))
     masks = Masks(root_fd)
     for path in plan.masked:
-        masks.mask(path)
+        masks.mask(*_inside(root_fd, path, kernels))
     masks.close()
+    close_quietly(*kernels.values())
     if plan.propagation is not None:
         flag, recursive = plan.propagation
         with Doing("setting the propagation of the root"):
