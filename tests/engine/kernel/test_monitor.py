@@ -124,7 +124,7 @@ async def test_a_failed_start_says_why_and_leaves_nothing(lab: Lab, zygote: Zygo
     await assert_fails(lab, zygote, lab.launch("b", "/etc/passwd"), "permission denied")
     launch = lab.launch("c", "true")
     await assert_fails(
-        lab, zygote, msgspec.structs.replace(launch, log=LogTarget("/nonesuch/log")), "nonesuch"
+        lab, zygote, msgspec.structs.replace(launch, log=LogTarget("/proc/nonesuch/log")), "nonesuch"
     )
     root = msgspec.structs.replace(launch.rootfs, lowers=("missing",))
     await assert_fails(lab, zygote, msgspec.structs.replace(launch, rootfs=root), "missing|no such file")

@@ -107,3 +107,32 @@ def test_without_a_known_loop_it_forks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unknown_call_is_refused_while_planning() -> None:
     with pytest.raises(OSError, match="not known"):
         Script().call("no_such_call")
+
+
+@pytest.mark.parametrize("native", (True, False), ids=("loop", "python"))
+def test_processes_come_back_where_their_calls_end(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not native:
+        monkeypatch.setattr(script, "_native_loop", lambda: None)
+    reader, writer = os.pipe()
+    plan = Script()
+    failing = plan.call("fchdir", 9999)
+    plan.back(1)
+    clone = plan.call("clone", signal.SIGCHLD | 0x100000)  # CLONE_PARENT_SETTID
+    waiting = plan.call("wait4", 0, 0, 0, 0)
+    plan.back(2)
+    plan.when_failed(failing, clone)
+    plan.when_zero(clone, plan.back(3))
+    plan.set_argument(clone, 2, plan.argument(waiting, 0))
+    me = os.getpid()
+    for _ in range(2):  # as often as wanted
+        value = plan.enter()
+        if os.getpid() != me:
+            os.write(writer, b"%d %d" % (value, os.getppid()))
+            os._exit(0)
+        assert os.read(reader, 64) == b"3 %d" % me
+        assert value == 2
+        assert plan.result(failing) == -9
+        child = plan.result(clone)
+        assert child is not None and child > 0 and plan.result(waiting) == child
+    os.close(reader)
+    os.close(writer)

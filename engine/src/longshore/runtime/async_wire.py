@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from collections.abc import Sequence
 
 from longshore.errors import Internal
 from longshore.runtime import records, wire
@@ -25,13 +26,14 @@ async def connect_control(state_dir: str) -> socket.socket:
     return connection
 
 
-async def send_with_descriptor(
-    loop: asyncio.AbstractEventLoop, connection: socket.socket, data: bytes, descriptor: int
+async def send_packet(
+    loop: asyncio.AbstractEventLoop, connection: socket.socket, data: bytes, descriptors: Sequence[int]
 ) -> None:
+    """One message of a SOCK_SEQPACKET socket: whole or not at all."""
     while True:
         try:
-            sent = wire.send(connection, data, [descriptor])
-            break
+            wire.send(connection, data, descriptors)
+            return
         except BlockingIOError:  # the zygote is forking; wait until it reads again
             writable = asyncio.Event()
             loop.add_writer(connection.fileno(), writable.set)
@@ -39,7 +41,6 @@ async def send_with_descriptor(
                 await writable.wait()
             finally:
                 loop.remove_writer(connection.fileno())
-    await loop.sock_sendall(connection, data[sent:])
 
 
 async def receive_body(connection: socket.socket) -> bytes:

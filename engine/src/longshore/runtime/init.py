@@ -392,7 +392,7 @@ def _fork(run: Callable[[], None]) -> int:
 def _permit(channel: socket.socket, word: bytes) -> None:
     try:
         channel.send(word)
-    except BrokenPipeError:
+    except (BrokenPipeError, ConnectionResetError):
         pass  # it has failed meanwhile and left its reason in the socket
 
 

@@ -32,6 +32,11 @@ def encode(message: msgspec.Struct) -> bytes:
     return frame(_encoder.encode(message))
 
 
+def encode_body(message: msgspec.Struct) -> bytes:
+    """One message without its frame, for what keeps messages apart itself."""
+    return _encoder.encode(message)
+
+
 def frame(body: bytes) -> bytes:
     return HEADER.pack(len(body)) + body
 

@@ -1,16 +1,18 @@
 """Starting the zygote, keeping it alive, sending it launches."""
 
 import asyncio
+import contextlib
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import longshore
-from longshore.errors import Internal, Unavailable
+from longshore.errors import Internal, OutOfSpace, Unavailable
 from longshore.runtime import wire
-from longshore.runtime.async_wire import receive_body, send_with_descriptor
+from longshore.runtime.async_wire import send_packet
 from longshore.runtime.cgroup_names import cgroup_path
 from longshore.runtime.messages import Launch
 from longshore.runtime.monitor_client import Monitor
@@ -19,6 +21,9 @@ from longshore.runtime.zygote import READY
 
 STARTUP_SECONDS = 30.0
 """For the zygote's imports on a slow machine (emulated: about 12 times slower), 0.1 s here."""
+
+UNDO_SECONDS = 10.0
+"""How long a cancelled launch waits for its monitor to undo everything."""
 
 
 def zygote_command(control_fd: int, sealed_fd: int) -> list[str]:
@@ -40,8 +45,8 @@ def zygote_command(control_fd: int, sealed_fd: int) -> list[str]:
 
 
 def spawn_zygote() -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Start a zygote; the socket is the control connection, its first frame is READY. Raises OSError."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    """Start a zygote; the socket is the control connection, its first message is READY. Raises OSError."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         try:
             sealed = seal_interpreter()
@@ -62,6 +67,18 @@ def spawn_zygote() -> tuple[subprocess.Popen[bytes], socket.socket]:
             raise
     ours.setblocking(False)
     return process, ours
+
+
+def _file_of(data: bytes) -> BinaryIO:
+    """In memory: what a monitor reads when it needs it, and nobody has to take apart before."""
+    file = os.fdopen(os.memfd_create("launch", os.MFD_CLOEXEC), "w+b", buffering=0)
+    try:
+        if file.write(data) != len(data):
+            raise OutOfSpace("no memory for the launch message")
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 class Zygote:
@@ -95,7 +112,7 @@ class Zygote:
         """Fork a monitor that creates the container; returns when init waits for `Monitor.start()`.
 
         Raises StartFailed, InvalidArgument or Unsupported when the container cannot be created, and Unavailable
-        when zygote or monitor died; then nothing is left. Cancelled: the monitor undoes everything.
+        when zygote or monitor died; then nothing is left. Cancelled: the monitor undoes everything first.
         """
         for attempt in (1, 2):
             monitor = await self._send(launch)
@@ -106,6 +123,12 @@ class Zygote:
                 # Dead before it forked: then nobody else has seen the message and it can be sent again
                 if attempt == 2 or await self._alive():
                     raise
+            except asyncio.CancelledError:
+                # Whoever cancels may start the same container again at once
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(UNDO_SECONDS):
+                        await monitor.abandon()
+                raise
             except BaseException:
                 await monitor.close()
                 raise
@@ -115,31 +138,28 @@ class Zygote:
 
     async def _send(self, launch: Launch) -> "Monitor":
         cgroup = cgroup_path(launch.spec, launch.id, systemd=launch.systemd_cgroup)
-        loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with theirs:
+        try:
             ours.setblocking(False)
-            data = wire.encode(launch)
-            async with self._lock:
-                try:
-                    for again in (False, True):
-                        control = await self._ensure()
-                        try:
-                            await send_with_descriptor(loop, control, data, theirs.fileno())
-                            break
-                        except (BrokenPipeError, ConnectionResetError):
-                            await self._discard()
-                            if again:
-                                raise Unavailable("the zygote died twice in a row") from None
-                        except (
-                            BaseException
-                        ):  # cancelled in the middle of a message: the stream is useless now
-                            await self._discard()
-                            raise
-                except BaseException:
-                    ours.close()
-                    raise
+            with theirs, _file_of(wire.encode_body(launch)) as body:
+                async with self._lock:
+                    await self._pass_on((theirs.fileno(), body.fileno()))
+        except BaseException:
+            ours.close()
+            raise
         return Monitor(launch.id, launch.state_dir, launch.exit_path, ours, cgroup)
+
+    async def _pass_on(self, descriptors: tuple[int, int]) -> None:
+        """To a zygote that lives; one that has died is started again, once."""
+        loop = asyncio.get_running_loop()
+        for _ in range(2):
+            control = await self._ensure()
+            try:
+                await send_packet(loop, control, b"L", descriptors)
+                return
+            except (BrokenPipeError, ConnectionResetError):
+                await self._discard()
+        raise Unavailable("the zygote died twice in a row")
 
     async def _alive(self) -> bool:
         async with self._lock:
@@ -152,15 +172,15 @@ class Zygote:
         try:
             self._process, self._socket = spawn_zygote()
             async with asyncio.timeout(STARTUP_SECONDS):
-                body = await receive_body(self._socket)
-        except (OSError, TimeoutError, EOFError) as error:
+                body = await asyncio.get_running_loop().sock_recv(self._socket, 64)
+        except (OSError, TimeoutError) as error:
             await self._discard()
             raise Unavailable(
                 "the zygote does not start", detail=str(error), hint="the daemon's standard error shows why"
             ) from error
         if body != READY:
             await self._discard()
-            raise Internal("the zygote answered something unknown")
+            raise Unavailable("the zygote does not start", hint="the daemon's standard error shows why")
         return self._socket
 
     async def _discard(self) -> None:

@@ -8,11 +8,10 @@ later orphans of a container without a pid namespace go to the host's init as ev
 """
 # ruff: noqa: PTH103 (see records.py)
 
-import _socket
 import os
+import select
 import socket
 import traceback
-from collections.abc import Callable
 from typing import NoReturn
 
 import msgspec
@@ -24,12 +23,13 @@ from longshore.runtime import records, wire
 from longshore.runtime.init import Init, spawn_init
 from longshore.runtime.loghelper import start_helper
 from longshore.runtime.logwriter import now_text, open_log
-from longshore.runtime.messages import Created, Failed, Launch, LogTarget, Started
+from longshore.runtime.messages import Created, Failed, Launch, LogTarget, Start, Started
+from longshore.runtime.monitor.quiet import CHANNEL, EVENTS, LAUNCHERS_END, WATCH, read_body
 
 GO = b"G"  # to the launcher: let the container's process execute its program
 
-# From the launcher: a letter, so that an idle monitor (quiet.py) needs no decoder, and a body
-SPAWNED = b"S"  # one byte, how many of the first descriptors tell of events; a `Spawned`
+# From the launcher: a letter and a body. An empty message instead of an answer: it waits for GO.
+SPAWNED = b"S"  # a `Spawned`, and descriptors
 PROCEEDED = b"P"  # the program runs; a `Started` framed for the daemon
 FAILED = b"F"  # a `Failed`
 
@@ -51,6 +51,8 @@ _started_decoder = msgspec.json.Decoder(Started)
 _failed_decoder = msgspec.json.Decoder(Failed)
 _encoder = msgspec.json.Encoder()
 
+_START = wire.encode(Start())
+
 Answer = Spawned | Started | Failed
 
 
@@ -58,7 +60,7 @@ def parse_answer(data: bytes) -> Answer:
     """What a launcher said; empty data: it has died."""
     match data[:1]:
         case b"S":
-            return _spawned_decoder.decode(data[2:])
+            return _spawned_decoder.decode(data[1:])
         case b"P":
             return _started_decoder.decode(data[1 + wire.HEADER.size :])
         case b"F":
@@ -96,7 +98,7 @@ class Launcher:
         """Let the container's process execute its program."""
         try:
             self._channel.send(GO)
-        except BrokenPipeError:
+        except (BrokenPipeError, ConnectionResetError):
             pass  # it is dead; receive() says so
         message, _ = self.receive()
         return message if isinstance(message, Started) else _as_failed(message)
@@ -118,37 +120,45 @@ def _as_failed(message: Answer) -> Failed:
     )
 
 
-def init_work(body: bytes, watch: int) -> Callable[[socket.socket], None]:
-    """A launcher's work: create the container of a Launch message and then wait for the go-ahead.
+def _launch(body: bytes, channel: socket.socket) -> None:
+    """Create the container of a Launch message, wait for the go-ahead, let it run.
 
     It also prepares what the monitor needs: the state folder, the log, its helper and the control socket (roles
-    "log", "helper" and "listener"); the monitor cleans the state folder up, also after a failure. And it tells the daemon
-    itself, over `watch`, that the container is created, which spares the monitor the namespace's descriptors.
+    "log", "helper" and "listener"); the monitor cleans the state folder up, also after a failure. And it talks to the daemon
+    itself as long as that says nothing but the go-ahead, because the monitor sleeps.
     """
-
-    def work(channel: socket.socket) -> None:
-        launch = decode_launch(body)
-        os.makedirs(launch.state_dir, mode=0o700, exist_ok=True)
-        records.remove_file(launch.exit_path)  # the last run's; must not be taken for this one's
-        extra = _open_logs(launch.log) if launch.log else []
-        extra.append(("listener", _listen(launch.state_dir)))
-        init = spawn_init(launch)
-        try:
-            _write_state(launch, init)
-            send(channel, *_spawned(init, extra))
-            _tell_created(watch, init)
+    launch = decode_launch(body)
+    os.makedirs(launch.state_dir, mode=0o700, exist_ok=True)
+    records.remove_file(launch.exit_path)  # the last run's; must not be taken for this one's
+    extra = _open_logs(launch.log) if launch.log else []
+    extra.append(("listener", _listen(launch.state_dir)))
+    init = spawn_init(launch)
+    daemon = socket.socket(fileno=WATCH)
+    try:
+        _write_state(launch, init)
+        roles = _roles(init, extra)
+        events = _fill_events(roles)
+        spawned = Spawned(init.pid, tuple(role for role, _ in roles), init.cgroup)
+        send(channel, SPAWNED + _encoder.encode(spawned), [fd for _, fd in roles])
+        _tell_created(daemon, init)
+        asked = _asked_to_start(daemon, events)
+        go = GO
+        if not asked:
+            channel.send(b"")  # over to the monitor
             go = channel.recv(1)
-        except OSError:
-            go = b""
-        if not go:  # the monitor gave up or is dead
-            init.abandon()
-            return
-        started_at = now_text()
-        init.proceed()
-        _write_state(launch, init, started_at)
-        channel.send(PROCEEDED + wire.encode(Started(started_at, tuple(init.warnings))))
-
-    return work
+    except OSError:
+        go, asked = b"", False
+    if not go:  # the monitor gave up or is dead
+        init.abandon()
+        return
+    started_at = now_text()
+    init.proceed()
+    _write_state(launch, init, started_at)
+    message = wire.encode(Started(started_at, tuple(init.warnings)))
+    if asked:
+        _tell(daemon, message)
+        message = wire.encode(Started(started_at))  # it has a buffer, not a big one
+    channel.send(PROCEEDED + message)
 
 
 def _open_logs(target: LogTarget) -> list[tuple[str, int]]:
@@ -159,15 +169,36 @@ def _open_logs(target: LogTarget) -> list[tuple[str, int]]:
     return logs
 
 
-def _tell_created(watch: int, init: Init) -> None:
-    network = [fd for fd in (init.netns_fd, init.netlink_fd) if fd is not None]
-    connection = socket.socket(fileno=watch)
+def _fill_events(roles: list[tuple[str, int]]) -> select.epoll:
+    """What shall wake the monitor. An entry lives as long as the open file, of which the monitor gets a descriptor."""
+    events = select.epoll.fromfd(EVENTS)
+    for fd in (WATCH, *(fd for role, fd in roles if role not in _SILENT)):
+        events.register(fd, select.EPOLLIN)
+    return events
+
+
+def _asked_to_start(daemon: socket.socket, events: select.epoll) -> bool:
+    """Wait for the first event; True when it is the daemon's go-ahead, which is taken then, and nothing else."""
+    if events.poll() != [(WATCH, select.EPOLLIN)] or daemon.recv(len(_START) + 1, socket.MSG_PEEK) != _START:
+        return False
+    daemon.recv(len(_START))
+    return True
+
+
+def _tell(daemon: socket.socket, message: bytes) -> None:
+    """A few bytes into an empty socket. A daemon that was killed meanwhile finds the running container later."""
     try:
-        wire.send(connection, wire.encode(Created(init.pid)), network)  # the first message: it fits whole
+        daemon.send(message)
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+
+
+def _tell_created(daemon: socket.socket, init: Init) -> None:
+    network = [fd for fd in (init.netns_fd, init.netlink_fd) if fd is not None]
+    try:
+        wire.send(daemon, wire.encode(Created(init.pid)), network)  # the first message: it fits whole
     except OSError:  # the daemon is gone; the monitor sees that too and gives up
         pass
-    finally:
-        connection.detach()
     close_quietly(*network)
     init.netns_fd = init.netlink_fd = None
 
@@ -211,7 +242,8 @@ def decode_launch(body: bytes) -> Launch:
         raise InvalidArgument("the launch message is invalid", detail=str(error)) from error
 
 
-def _spawned(init: Init, extra: list[tuple[str, int]]) -> tuple[bytes, list[int]]:
+def _roles(init: Init, extra: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """The descriptors that become the monitor's."""
     pairs = [
         *extra,
         ("pid", init.pidfd),
@@ -220,22 +252,16 @@ def _spawned(init: Init, extra: list[tuple[str, int]]) -> tuple[bytes, list[int]
         ("console", init.console_fd),
         ("stdin", init.stdin_fd),
     ]
-    present = [(role, fd) for role, fd in pairs if fd is not None]
-    present.sort(key=lambda pair: pair[0] in _SILENT)
-    telling = sum(role not in _SILENT for role, _ in present)
-    message = Spawned(init.pid, tuple(role for role, _ in present), init.cgroup)
-    return SPAWNED + bytes((telling,)) + _encoder.encode(message), [fd for _, fd in present]
+    return [(role, fd) for role, fd in pairs if fd is not None]
 
 
-def be_launcher(
-    work: Callable[[socket.socket], None], parents_end: _socket.socket, end: _socket.socket
-) -> NoReturn:
-    """In the forked child: do the work, tell what went wrong through `end`, exit."""
+def be_launcher() -> NoReturn:
+    """In the process that is cloned for it (quiet.py): do the work, tell the monitor what went wrong, exit."""
     channel = None
     try:
-        parents_end.close()  # or the parent's leaving would go unnoticed
-        channel = socket.socket(fileno=end.detach())
-        work(channel)
+        os.close(CHANNEL)  # or the monitor's leaving would go unnoticed
+        channel = socket.socket(fileno=LAUNCHERS_END)
+        _launch(read_body(), channel)
     except BaseException as error:  # the process boundary: the monitor gets the reason, whatever it is
         try:
             if channel is not None:

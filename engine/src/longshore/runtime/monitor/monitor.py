@@ -39,7 +39,7 @@ from longshore.runtime.messages import (
 from longshore.runtime.monitor.launcher import Answer, Launcher, Spawned, decode_launch, failed, parse_answer
 from longshore.runtime.monitor.loop import IN, Loop
 from longshore.runtime.monitor.peer import Peer
-from longshore.runtime.monitor.quiet import Quiet, wait_quietly
+from longshore.runtime.monitor.quiet import WATCH, Quiet
 from longshore.runtime.monitor.streams import Stdio
 
 DRAIN_SECONDS = 2.0
@@ -103,7 +103,7 @@ class Monitor:
         self._died_waiting = False  # init ended before the go-ahead
         self._record: Exited | None = None
         self._over = False
-        self._watchers.append(self._accept_peer(socket.socket(fileno=quiet.watch)))
+        self._watchers.append(self._accept_peer(socket.socket(fileno=WATCH)))
 
     def run(self) -> None:
         problem = self._take_over()
@@ -170,9 +170,6 @@ class Monitor:
         self._loop.add(self._pidfd, IN, self._init_died)
         if quiet.answer:
             self._proceeded(parse_answer(quiet.answer), told=True)
-        if quiet.problem is not None:
-            raise quiet.problem
-        self._watchers[0].feed(quiet.words)
         return None
 
     def _make_stdio(self, fds: dict[str, int], *, log: LogWriter | None, stdin_once: bool) -> Stdio:
@@ -419,13 +416,12 @@ class Monitor:
         running.stdio.process_ended()
 
 
-def run_monitor(body: bytes, watch: int) -> bool:
-    """Be the monitor of an encoded `Launch` until its container has ended. Takes the connection over.
+def run_monitor(quiet: Quiet) -> bool:
+    """Be the monitor of a container until it has ended. Takes the connection to the daemon over.
 
     The caller is a single-threaded process of its own. False: a defect of ours ended it, as the daemon was told.
-    Raises msgspec.MsgspecError when the message is none; then the connection is still the caller's.
+    Raises msgspec.MsgspecError when the launch message is none; then the connection is still the caller's.
     """
-    quiet = wait_quietly(body, watch)
     gc.enable()
     monitor = Monitor(quiet)
     try:
