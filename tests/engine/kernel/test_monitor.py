@@ -351,7 +351,8 @@ async def test_execs_leave_no_descriptors_and_no_zombies(lab: Lab, zygote: Zygot
         await asyncio.gather(attached.wait(), detached.wait())
         assert attached.writer is not None
         attached.writer.close()
-    assert await asyncio.to_thread(wait_until, lambda: look() == before)
+    # Not more: the connection of the first may still have been open when it was counted
+    assert await asyncio.to_thread(wait_until, lambda: look() <= before and look()[1] == before[1])
     await kill(monitor)
 
 
