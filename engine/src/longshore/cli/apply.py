@@ -8,12 +8,15 @@ from typing import Any, cast
 import click
 
 from longshore.cli.context import client
+from longshore.cli.flags import command, flag
 
 
-@click.command("apply")
-@click.option("-f", "--file", "file", required=True, help="The wanted state as JSON; - reads standard input.")
-@click.option("--dry-run", is_flag=True, help="Only show what would change.")
-@click.option("--json", "as_json", is_flag=True, help="Print the daemon's stream as it is.")
+@command("apply")
+@click.option(
+    "-f", "--file", required=True, metavar="FILE", help="The wanted state as JSON; - reads standard input."
+)
+@flag("--dry-run", help="Only show what would change.")
+@flag("--json", "as_json", help="Print the daemon's stream as it is.")
 def apply_command(file: str, dry_run: bool, as_json: bool) -> None:
     """Bring containers, networks, volumes and images to the wanted state; does nothing when they are there."""
     try:

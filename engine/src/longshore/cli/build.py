@@ -1,82 +1,32 @@
 """`longshore build`: sends the build context as a tar and shows what the builder says."""
 
+from __future__ import annotations
+
 import io
+import json
 import os
-import re
 import stat
 import sys
 import tarfile
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import click
 
 from longshore.cli.context import client
-from longshore.cli.options import labels
-from longshore.cli.output import Progress
+from longshore.cli.create_request import extra_host, ulimit
+from longshore.cli.dockerignore import Ignore
+from longshore.cli.environment import labels
+from longshore.cli.flags import command, flag, invalid, many, number, one, text
+from longshore.cli.output import emit
+from longshore.cli.progress import Progress, counted
+from longshore.cli.tar_pipe import tar_stream
+from longshore.errors import InvalidArgument
+from longshore.oci.units import parse_size
 
+_BLOCK = 512  # of a tar
 _PIECE = 1 << 20
-
-
-class Ignore:
-    """.dockerignore: patterns in order, the last one that matches decides, `!` takes back.
-
-    Go's filepath.Match with `**` (https://docs.docker.com/build/concepts/context/#dockerignore-files).
-    """
-
-    def __init__(self, text: str) -> None:
-        self._rules: list[tuple[bool, re.Pattern[str]]] = []
-        for line in text.splitlines():
-            line = line.strip()
-            if not line or line.startswith("#"):
-                continue
-            keep = line.startswith("!")
-            pattern = os.path.normpath(line.removeprefix("!").strip().lstrip("/") or ".")
-            if pattern != ".":
-                self._rules.append((keep, re.compile(_glob(pattern))))
-        self._takes_back = any(keep for keep, _ in self._rules)
-
-    def excludes(self, path: str) -> bool:
-        """Whether this path (relative, with /) or a directory above it is left out."""
-        parts = path.split("/")
-        out = False
-        for keep, pattern in self._rules:
-            if any(pattern.fullmatch("/".join(parts[:count])) for count in range(1, len(parts) + 1)):
-                out = not keep
-        return out
-
-    def prunes(self, directory: str) -> bool:
-        """Whether nothing below can come back, so that it need not be walked."""
-        return not self._takes_back and self.excludes(directory)
-
-
-def _glob(pattern: str) -> str:
-    out, position = "", 0
-    while position < len(pattern):
-        if pattern.startswith("**/", position):
-            out += "(?:.*/)?"
-            position += 3
-        elif pattern.startswith("**", position):
-            out += ".*"
-            position += 2
-        elif pattern[position] == "*":
-            out += "[^/]*"
-            position += 1
-        elif pattern[position] == "?":
-            out += "[^/]"
-            position += 1
-        elif pattern[position] == "[" and (end := pattern.find("]", position + 2)) > 0:
-            out += pattern[position : end + 1].replace("[!", "[^", 1)
-            position = end + 1
-        elif pattern[position] == "\\" and position + 1 < len(pattern):
-            out += re.escape(pattern[position + 1])
-            position += 2
-        else:
-            out += re.escape(pattern[position])
-            position += 1
-    return out
 
 
 def context_paths(root: Path, ignore: Ignore, always: set[str]) -> Iterator[str]:
@@ -94,98 +44,171 @@ def context_paths(root: Path, ignore: Ignore, always: set[str]) -> Iterator[str]
     return walk("")
 
 
-def tar_stream(root: Path, dockerfile: Path | None, name: str) -> Iterator[bytes]:
-    """The context as a tar; `dockerfile` is one outside of the context, sent as `name`. Raises OSError.
-
-    A thread writes into a pipe and we read from it, so that a large file never lies in memory.
-    """
+def context_stream(root: Path, dockerfile: Path | IO[bytes] | None, name: str) -> Iterator[bytes]:
+    """The context as a tar; `dockerfile` is one outside of the context, sent as `name`. Raises EngineError."""
     ignore_file = root / ".dockerignore"
     ignore = Ignore(ignore_file.read_text() if ignore_file.is_file() else "")
-    reading, writing = os.pipe()
-    failures: list[BaseException] = []
-
-    def write() -> None:
-        try:
-            with open(writing, "wb") as pipe:
-                _write_tar(pipe, root, context_paths(root, ignore, {name, ".dockerignore"}), dockerfile, name)
-        except BrokenPipeError:
-            pass  # the daemon refused early; its answer tells why
-        except (OSError, tarfile.TarError) as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=write, daemon=True)
-    thread.start()
-    with open(reading, "rb", buffering=0) as pipe:
-        while data := pipe.read(_PIECE):
-            yield data
-    thread.join()
-    if failures:
-        raise click.ClickException(f"cannot read the build context: {failures[0]}")
+    paths = context_paths(root, ignore, {name, ".dockerignore"})
+    return tar_stream(lambda tar: _write_context(tar, root, paths, dockerfile, name), "the build context")
 
 
-def _write_tar(pipe: IO[bytes], root: Path, paths: Iterable[str], dockerfile: Path | None, name: str) -> None:
-    with tarfile.open(fileobj=pipe, mode="w|", format=tarfile.PAX_FORMAT, bufsize=1 << 16) as tar:
-        for path in paths:
-            mode = (root / path).lstat().st_mode
-            if stat.S_ISSOCK(mode):
-                continue
-            info = tar.gettarinfo(root / path, path)
-            info.uid = info.gid = 0  # as docker: who built it is nobody's business
-            info.uname = info.gname = ""
-            if info.isreg():
-                with open(root / path, "rb") as file:
-                    tar.addfile(info, file)
-            else:
-                tar.addfile(info)
-        if dockerfile is not None:
-            data = dockerfile.read_bytes()
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
+def _write_context(
+    tar: tarfile.TarFile, root: Path, paths: Iterable[str], dockerfile: Path | IO[bytes] | None, name: str
+) -> None:
+    for path in paths:
+        mode = (root / path).lstat().st_mode
+        if stat.S_ISSOCK(mode):
+            continue
+        info = tar.gettarinfo(root / path, path)
+        info.uid = info.gid = 0  # as docker: who built it is nobody's business
+        info.uname = info.gname = ""
+        if info.isreg():
+            with open(root / path, "rb") as file:
+                tar.addfile(info, file)
+        else:
+            tar.addfile(info)
+    if dockerfile is not None:
+        data = dockerfile.read_bytes() if isinstance(dockerfile, Path) else dockerfile.read()
+        info = tarfile.TarInfo(name)
+        info.size = len(data)
+        tar.addfile(info, io.BytesIO(data))
 
 
-def _stdin_context() -> Iterator[bytes]:
-    while data := sys.stdin.buffer.read(_PIECE):
-        yield data
+def _stdin_context(dockerfile: str) -> tuple[str, Iterator[bytes]]:
+    """(Dockerfile's name, a tar): standard input is one, compressed or not, or it is a Dockerfile itself."""
+    stdin = sys.stdin.buffer
+    first = stdin.read(_BLOCK)
+    packed = first.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"))
+    if packed or first[257:262] == b"ustar" or (len(first) == _BLOCK and not any(first)):
+
+        def rest() -> Iterator[bytes]:
+            data = first
+            while data:
+                yield data
+                data = stdin.read(_PIECE)
+
+        return dockerfile or "Dockerfile", rest()
+    if dockerfile:
+        raise click.UsageError("ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles")
+    data = first + stdin.read()
+
+    def write(tar: tarfile.TarFile) -> None:
+        info = tarfile.TarInfo("Dockerfile")
+        info.size = len(data)
+        tar.addfile(info, io.BytesIO(data))
+
+    return "Dockerfile", tar_stream(write, "standard input")
 
 
-@click.command("build")
-@click.option("-t", "--tag", "tags", multiple=True, help="Name of the image; may be repeated.")
-@click.option("-f", "--file", "dockerfile", default="", help="Dockerfile, DIR/Dockerfile otherwise.")
-@click.option("--build-arg", "build_args", multiple=True, metavar="NAME=VALUE")
-@click.option("--label", "label_texts", multiple=True, metavar="NAME=VALUE")
-@click.option("--no-cache", is_flag=True)
-@click.option("--pull", is_flag=True, help="Ask the registry for newer base images.")
-@click.option("--target", default="", help="Stage to build.")
-@click.option("--network", default="", help="Network of RUN steps.")
-@click.option("--platform", default="")
-@click.option("-q", "--quiet", is_flag=True, help="Print the image's id only.")
-@click.option("--rm/--no-rm", default=True)
-@click.option("--force-rm", is_flag=True)
-@click.argument("directory")
+@command("build")
+@many("--add-host", help="Name and address for /etc/hosts of RUN steps, name:ip.")
+@many("--build-arg", "build_args", help="NAME=VALUE for ARG, or the NAME of a variable of ours.")
+@many("--cache-from", help="Image whose layers may be used.", metavar="strings")
+@text("--cgroup-parent", help="Cgroup to put RUN steps below.")
+@flag("--compress", help="Send the files compressed.")
+@number("--cpu-period", help="Period of the CPU quota of RUN steps in microseconds.", default=0)
+@number("--cpu-quota", help="Microseconds of CPU in every period.", default=0)
+@number("-c", "--cpu-shares", help="Relative weight of CPU time.", default=0)
+@text("--cpuset-cpus", help="CPUs for RUN steps, such as 0-3 or 0,1.")
+@text("--cpuset-mems", help="Memory nodes for RUN steps.")
+@flag("--disable-content-trust", help="Has no meaning here: signatures are not looked at.", default=True)
+@text("-f", "--file", "dockerfile", help="Dockerfile, PATH/Dockerfile otherwise.")
+@flag("--force-rm", help="Remove intermediate containers of failed builds too.")
+@text("--iidfile", help="File to write the image's id to.")
+@many("--label", "label_texts", help="NAME=VALUE to find the image by.")
+@text("-m", "--memory", help="Limit of memory of RUN steps.", metavar="bytes")
+@text("--memory-swap", help="Limit of memory and swap together; -1 is none.", metavar="bytes")
+@text("--network", help="Network of RUN steps.", default="default")
+@flag("--no-cache", help="Run every step.")
+@text("--platform", help="os/arch[/variant] of the image.")
+@flag("--pull", help="Ask the registry for newer base images.")
+@flag("-q", "--quiet", help="Print the image's id only.")
+@flag("--rm", help="Remove intermediate containers.", default=True)
+@many("--security-opt", help="Security options of RUN steps.", metavar="strings")
+@text("--shm-size", help="Size of /dev/shm of RUN steps.", metavar="bytes")
+@flag("--squash", help="One layer of all steps.")
+@many("-t", "--tag", "tags", help="Name of the image, name:tag.")
+@text("--target", help="Stage to build.")
+@many("--ulimit", help="NAME=SOFT[:HARD] of RUN steps.", metavar="ulimit")
+@one("directory", "PATH|URL|-")
 def build_command(directory: str, dockerfile: str, **given: Any) -> None:
-    """Build an image from a Dockerfile and the files of a DIRECTORY (- reads a tar from standard input)."""
-    name, outside, context = _context(directory, dockerfile)
-    query: dict[str, Any] = {
+    """Build an image from a Dockerfile and the files of a folder; - reads a tar or a Dockerfile from standard input."""
+    query = build_query(given)
+    remote = directory.startswith(("http://", "https://", "git://", "git@", "github.com/"))
+    body: Iterator[bytes] | bytes = b""
+    if remote:
+        query |= {"remote": directory, "dockerfile": dockerfile}
+    else:
+        name, outside, context = _context(directory, dockerfile)
+        query["dockerfile"] = name
+        body = context if context is not None else context_stream(Path(directory), outside, name)
+        if not given["quiet"]:
+            body = counted(body, "sent")
+    headers = {"Content-Type": "application/x-tar", **_registry_logins()}
+    image = ""
+    progress = Progress(quiet=bool(given["quiet"]))
+    for message in client().request("POST", "/build", query, body, headers).lines():
+        if "aux" in message:
+            image = str(message["aux"].get("ID") or image)
+        else:
+            if given["quiet"] and str(message.get("stream", "")).startswith("sha256:"):
+                image = message["stream"].strip()
+            progress.feed(message)
+    if given["quiet"] and image:
+        emit(image)
+    if given["iidfile"]:
+        Path(given["iidfile"]).write_text(image)
+
+
+def build_query(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags as the query of POST /build. Raises FlagError."""
+    sizes = {name: _size(given[name], name) for name in ("memory", "shm_size")}
+    return {
         "t": list(given["tags"]),
-        "dockerfile": name,
         "buildargs": _build_args(given["build_args"]),
         "labels": labels(given["label_texts"]) or None,
-        "nocache": given["no_cache"],
-        "pull": given["pull"],
-        "target": given["target"],
+        "cachefrom": json.dumps(list(given["cache_from"])) if given["cache_from"] else None,
+        "cgroupparent": given["cgroup_parent"],
+        "cpuperiod": given["cpu_period"] or None,
+        "cpuquota": given["cpu_quota"] or None,
+        "cpushares": given["cpu_shares"] or None,
+        "cpusetcpus": given["cpuset_cpus"],
+        "cpusetmems": given["cpuset_mems"],
+        "extrahosts": [extra_host(text) for text in given["add_host"]],
+        "memory": sizes["memory"] or None,
+        "memswap": -1 if given["memory_swap"] == "-1" else _size(given["memory_swap"], "memory_swap") or None,
         "networkmode": given["network"],
+        "nocache": given["no_cache"],
         "platform": given["platform"],
+        "pull": given["pull"],
+        "q": given["quiet"],
         "rm": given["rm"],
         "forcerm": given["force_rm"],
-        "q": given["quiet"],
+        "securityopt": json.dumps(list(given["security_opt"])) if given["security_opt"] else None,
+        "shmsize": sizes["shm_size"] or None,
+        "squash": given["squash"] or None,
+        "target": given["target"],
+        "ulimits": json.dumps([ulimit(text) for text in given["ulimit"]]) if given["ulimit"] else None,
     }
-    body = context if context is not None else tar_stream(Path(directory), outside, name)
-    headers = {"Content-Type": "application/x-tar"}
-    progress = Progress()
-    for message in client().request("POST", "/build", query, body, headers).lines():
-        if "aux" not in message:
-            progress.feed(message)
+
+
+def _size(text: str, name: str) -> int:
+    try:
+        return parse_size(text) if text else 0
+    except InvalidArgument as cause:
+        raise invalid(f"--{name.replace('_', '-')}", text, cause.hint) from cause
+
+
+def _registry_logins() -> dict[str, str]:
+    """Every stored login, for the base images: X-Registry-Config."""
+    import base64
+
+    from longshore.cli.login import config_file
+
+    logins = config_file().all()
+    if not logins:
+        return {}
+    return {"X-Registry-Config": base64.urlsafe_b64encode(json.dumps(logins).encode()).decode()}
 
 
 def _build_args(texts: tuple[str, ...]) -> dict[str, Any] | None:
@@ -197,7 +220,8 @@ def _build_args(texts: tuple[str, ...]) -> dict[str, Any] | None:
 def _context(directory: str, dockerfile: str) -> tuple[str, Path | None, Iterator[bytes] | None]:
     """(Dockerfile's name in the context, the file when it lies outside, the stream when it is standard input)."""
     if directory == "-":
-        return dockerfile or "Dockerfile", None, _stdin_context()
+        name, stream = _stdin_context(dockerfile)
+        return name, None, stream
     root = Path(directory)
     if not root.is_dir():
         raise click.UsageError(f"unable to prepare context: path {directory!r} not found")
@@ -205,6 +229,10 @@ def _context(directory: str, dockerfile: str) -> tuple[str, Path | None, Iterato
         if not (root / "Dockerfile").is_file():
             raise click.UsageError(f"there is no Dockerfile in {directory}")
         return "Dockerfile", None, None
+    if dockerfile == "-":
+        data = sys.stdin.buffer.read()
+        name = f".dockerfile.{os.urandom(5).hex()}"
+        return name, None, context_stream(root, io.BytesIO(data), name)
     path = Path(dockerfile)
     if not path.is_file():
         raise click.UsageError(f"there is no file {dockerfile}")

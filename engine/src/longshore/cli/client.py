@@ -1,25 +1,25 @@
 """The daemon's API from a command line's view: plain sockets, one connection per request.
 
-http.client is left out on purpose: importing it costs more than a whole `longshore version`.
+http.client and urllib are left out on purpose: importing them costs more than a whole `longshore version`.
 """
 
-import contextlib
+from __future__ import annotations
+
 import json
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any, cast
-from urllib.parse import quote, urlencode
 
 from longshore import __version__
+from longshore.errors import EngineError, Unavailable
 
 DEFAULT_HOST = "unix:///run/longshore/longshore.sock"
 _PIECE = 1 << 17
+_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
-class ApiError(Exception):
+class ApiError(EngineError):
     """The daemon said no (status 400 and above)."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -27,24 +27,31 @@ class ApiError(Exception):
         self.status = status
 
 
-class Unreachable(Exception):
+class Unreachable(Unavailable):
     """There is no daemon to talk to; the text says where and what to do."""
 
 
-@dataclass(frozen=True, slots=True)
 class Tls:
-    ca: str
-    certificate: str
-    key: str
-    verify: bool = True
+    """Files of a TLS connection; without `verify` the daemon's certificate is not looked at."""
+
+    __slots__ = ("ca", "certificate", "key", "verify")
+
+    def __init__(self, ca: str, certificate: str, key: str, verify: bool = True) -> None:
+        self.ca, self.certificate, self.key, self.verify = ca, certificate, key, verify
 
 
 class Response:
     """A reply whose body is read on demand. Close it, or read it to its end."""
 
-    def __init__(self, sock: socket.socket, reader: IO[bytes]) -> None:
-        self._socket, self._reader = sock, reader
-        line = reader.readline(65536)
+    def __init__(self, sock: socket.socket, reader: IO[bytes], *, bodiless: bool = False) -> None:
+        """`bodiless`: the reply to a HEAD, whose length is that of the body left out."""
+        self._socket, self._reader, self._bodiless = sock, reader, bodiless
+        try:
+            line = reader.readline(65536)
+        except ConnectionResetError:
+            line = b""
+        except TimeoutError as cause:
+            raise Unreachable("the daemon does not answer in time") from cause
         if not line.startswith(b"HTTP/1."):
             raise Unreachable("the other side closed the connection or does not speak HTTP")
         self.status = int(line.split(None, 2)[1])
@@ -56,7 +63,7 @@ class Response:
     def chunks(self) -> Iterator[bytes]:
         """The body as it comes."""
         try:
-            if self.status in (204, 304):
+            if self._bodiless or self.status in (204, 304):
                 return
             if self.headers.get("transfer-encoding") == "chunked":
                 yield from self._chunked()
@@ -111,13 +118,13 @@ class Response:
         self._socket.close()
 
 
-@dataclass(slots=True)
 class Upgraded:
     """A hijacked connection; `early` are bytes that came together with the reply's head."""
 
-    socket: socket.socket
-    early: bytes
-    content_type: str
+    __slots__ = ("content_type", "early", "socket")
+
+    def __init__(self, sock: socket.socket, early: bytes, content_type: str) -> None:
+        self.socket, self.early, self.content_type = sock, early, content_type
 
     @property
     def multiplexed(self) -> bool:
@@ -127,30 +134,41 @@ class Upgraded:
 class Client:
     def __init__(self, host: str, tls: Tls | None = None) -> None:
         self.host, self._tls = host, tls
+        self.timeout: float | None = None  # seconds that a reply may take; None waits
         # The daemon checks that a TCP client calls it by a name of its own
         self._name = host.removeprefix("tcp://").rstrip("/") if host.startswith("tcp://") else "longshore"
 
     def connect(self) -> socket.socket:
         """A new connection. Raises Unreachable with what to do about it."""
+        sock = self._connect()
+        sock.settimeout(self.timeout)
+        return sock
+
+    def _connect(self) -> socket.socket:
         scheme, _, rest = self.host.partition("://")
         try:
-            if scheme == "unix":
-                sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                try:
-                    sock.connect(rest)
-                except OSError:
-                    sock.close()
-                    raise
-                return sock
-            if scheme == "tcp":
-                return self._connect_tcp(rest)
+            match scheme:
+                case "unix":
+                    return _connect_unix(rest)
+                case "tcp":
+                    return self._connect_tcp(rest)
+                case "ssh":
+                    from longshore.cli.ssh import connect_ssh
+
+                    return connect_ssh(self.host)
+                case _:
+                    pass
         except OSError as cause:
-            text = cause.strerror or str(cause)
             hint = "is longshored running?"
             if isinstance(cause, PermissionError):
                 hint = "are you in the socket's group?"
-            raise Unreachable(f"cannot connect to the daemon at {self.host}: {text} ({hint})") from cause
-        raise Unreachable(f"cannot use the host {self.host!r}: write unix:///path or tcp://address:port")
+            raise Unreachable(
+                f"cannot connect to the daemon at {self.host}", detail=cause.strerror or str(cause), hint=hint
+            ) from cause
+        raise Unreachable(
+            f"cannot use the host {self.host!r}",
+            hint="write unix:///path, tcp://address:port or ssh://user@host",
+        )
 
     def _connect_tcp(self, rest: str) -> socket.socket:
         address, _, port = rest.rstrip("/").rpartition(":")
@@ -158,7 +176,6 @@ class Client:
             address, port = rest, "2376" if self._tls else "2375"
         address = address.strip("[]")
         sock = socket.create_connection((address, int(port)), timeout=20)
-        sock.settimeout(None)
         if self._tls is None:
             return sock
         from longshore.cli.tls import TlsSocket
@@ -185,7 +202,7 @@ class Client:
         try:
             reader = cast("IO[bytes]", sock.makefile("rb", 1 << 16))
             _send(sock, self._name, method, path, query, body, {"Connection": "close", **(headers or {})})
-            response = Response(sock, reader)
+            response = Response(sock, reader, bodiless=method == "HEAD")
         except BaseException:
             sock.close()
             raise
@@ -218,6 +235,23 @@ class Client:
         return self.request("POST", path, query, body).json()
 
 
+def _connect_unix(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.connect(path)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def quote(text: str, safe: str = "") -> str:
+    """Percent-encoding (RFC 3986)."""
+    keep = _PLAIN | frozenset(safe.encode())
+    data = text.encode("utf-8", "surrogateescape")
+    return "".join(chr(byte) if byte in keep else f"%{byte:02X}" for byte in data)
+
+
 def segment(text: str) -> str:
     """A name as one part of a path (image names keep their slashes)."""
     return quote(text, safe="/:@")
@@ -232,8 +266,8 @@ def _send(
     body: Any,
     headers: Mapping[str, str],
 ) -> None:
-    pairs = {name: _query_value(value) for name, value in (query or {}).items() if value not in (None, "")}
-    target = f"{path}?{urlencode(pairs, doseq=True)}" if pairs else path
+    asked = _query(query or {})
+    target = f"{path}?{asked}" if asked else path
     lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", f"User-Agent: Longshore-CLI/{__version__}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     payload = b""
@@ -244,20 +278,31 @@ def _send(
         payload = body
     chunked = body is not None and not isinstance(body, dict | list | bytes)
     lines.append("Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(payload)}")
-    sock.sendall("\r\n".join(lines).encode("utf-8", "surrogateescape") + b"\r\n\r\n" + payload)
-    if chunked:
-        # A daemon that refuses early answers and closes: the answer matters, not our broken pipe.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+    # A daemon that refuses early answers and closes: the answer matters, not our broken pipe.
+    try:
+        sock.sendall("\r\n".join(lines).encode("utf-8", "surrogateescape") + b"\r\n\r\n" + payload)
+        if chunked:
             for data in cast("Iterable[bytes]", body):
                 if data:
                     sock.sendall(b"%x\r\n%b\r\n" % (len(data), data))
             sock.sendall(b"0\r\n\r\n")
+    except (BrokenPipeError, ConnectionResetError):
+        pass
 
 
-def _query_value(value: Any) -> Any:
-    if isinstance(value, bool):
-        return "1" if value else "0"
-    return json.dumps(value) if isinstance(value, dict) else value
+def _query(values: Mapping[str, Any]) -> str:
+    """None and "" are left out, lists repeat their name, maps are JSON, truth is 1 and 0."""
+    pairs: list[str] = []
+    for name, value in values.items():
+        if value is None or value == "":
+            continue
+        for each in cast("list[Any]", value) if isinstance(value, list | tuple) else [value]:
+            if isinstance(each, bool):
+                each = "1" if each else "0"
+            elif isinstance(each, dict):
+                each = json.dumps(each)
+            pairs.append(f"{quote(name)}={quote(str(each))}")
+    return "&".join(pairs)
 
 
 def _checked(response: Response) -> Response:
@@ -278,15 +323,9 @@ def from_environment(host: str | None, tls: Mapping[str, Any]) -> Client:
     if "://" not in host:
         host = f"unix://{host}" if host.startswith("/") else f"tcp://{host}"
     verify = bool(tls.get("tlsverify") or environment.get("DOCKER_TLS_VERIFY"))
-    if host.startswith("unix://") or not (verify or tls.get("tls")):
+    if not host.startswith("tcp://") or not (verify or tls.get("tls")):
         return Client(host)
-    folder = Path(environment.get("DOCKER_CERT_PATH") or Path.home() / ".docker")
-    return Client(
-        host,
-        Tls(
-            str(tls.get("tlscacert") or folder / "ca.pem"),
-            str(tls.get("tlscert") or folder / "cert.pem"),
-            str(tls.get("tlskey") or folder / "key.pem"),
-            verify,
-        ),
-    )
+    folder = environment.get("DOCKER_CERT_PATH") or os.path.expanduser("~/.docker")  # noqa: PTH111  pathlib is slow to import
+    names = {"tlscacert": "ca.pem", "tlscert": "cert.pem", "tlskey": "key.pem"}
+    files = {flag: str(tls.get(flag) or f"{folder}/{name}") for flag, name in names.items()}
+    return Client(host, Tls(files["tlscacert"], files["tlscert"], files["tlskey"], verify))

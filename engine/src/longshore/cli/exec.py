@@ -1,34 +1,41 @@
-"""`longshore exec` and `attach`."""
+"""`longshore exec`."""
+
+from __future__ import annotations
 
 import sys
 from typing import Any
 
 import click
 
+from longshore.cli import completers
 from longshore.cli.client import segment
 from longshore.cli.context import client
-from longshore.cli.options import environment
-from longshore.cli.run import follow_window, proxied
-from longshore.cli.terminal import Detached, Pump, raw_terminal, window_size
+from longshore.cli.environment import environment
+from longshore.cli.flags import command, flag, many, one, several, text
+from longshore.cli.run_errors import start_exit_code
 
 
-@click.command("exec", context_settings={"allow_interspersed_args": False})
-@click.option("-d", "--detach", is_flag=True, help="Run in the background.")
-@click.option("-i", "--interactive", is_flag=True, help="Pass standard input on.")
-@click.option("-t", "--tty", is_flag=True, help="Give it a terminal.")
-@click.option("-e", "--env", multiple=True, metavar="NAME=VALUE")
-@click.option("--env-file", multiple=True, metavar="FILE")
-@click.option("-u", "--user", default="", metavar="USER[:GROUP]")
-@click.option("-w", "--workdir", default="", metavar="DIR")
-@click.option("--privileged", is_flag=True)
-@click.argument("container")
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@command("exec", program_follows=True)
+@flag("-d", "--detach", help="Run in the background.")
+@text("--detach-keys", help="Keys that leave the command running, ctrl-p,ctrl-q otherwise.")
+@many("-e", "--env", help="NAME=VALUE, or the NAME of a variable of ours.")
+@many("--env-file", help="File of such lines.")
+@flag("-i", "--interactive", help="Pass standard input on.")
+@flag("--privileged", help="With all capabilities.")
+@flag("-t", "--tty", help="Give it a terminal.")
+@text("-u", "--user", help="Name or number, with :group if wanted.")
+@text("-w", "--workdir", help="Folder to run in.")
+@one("container", "CONTAINER", complete=completers.running)
+@several("command", "COMMAND", raw=True)
 def exec_command(container: str, command: tuple[str, ...], **given: Any) -> None:
     """Run a command in a running container; exit with its exit code."""
+    from longshore.cli.terminal import detach_keys, window_size
+
     api = client()
     detach, tty, interactive = given["detach"], given["tty"], given["interactive"]
-    if tty and interactive and not sys.stdin.isatty():
+    if tty and interactive and not detach and not sys.stdin.isatty():
         raise click.UsageError("the input device is not a TTY")
+    keys = detach_keys(given["detach_keys"])
     request: dict[str, Any] = {
         "Cmd": list(command),
         "AttachStdin": interactive and not detach,
@@ -39,6 +46,7 @@ def exec_command(container: str, command: tuple[str, ...], **given: Any) -> None
         "User": given["user"],
         "WorkingDir": given["workdir"],
         "Privileged": given["privileged"],
+        "DetachKeys": given["detach_keys"],
     }
     size = window_size() if tty else None
     if size:
@@ -50,37 +58,24 @@ def exec_command(container: str, command: tuple[str, ...], **given: Any) -> None
     if detach:
         api.post(f"/exec/{identifier}/start", start)
         return
-    upgraded = api.upgrade(f"/exec/{identifier}/start", None, start)
-    try:
-        with follow_window(api, f"/exec/{identifier}/resize", active=tty), raw_terminal(tty and interactive):
-            Pump(upgraded, stdin=interactive, tty=tty).run()
-    except Detached:
-        return
-    code = api.get(f"/exec/{identifier}/json")["ExitCode"]
-    raise click.exceptions.Exit(code or 0)
+    raise click.exceptions.Exit(_joined(api, identifier, start, stdin=interactive, keys=keys))
 
 
-@click.command("attach")
-@click.option("--no-stdin", is_flag=True, help="Do not pass standard input on.")
-@click.option("--sig-proxy/--no-sig-proxy", default=True, help="Pass signals on to the command.")
-@click.argument("container")
-def attach_command(container: str, no_stdin: bool, sig_proxy: bool) -> None:
-    """Attach to a running container; exit with its exit code."""
-    api = client()
-    path = f"/containers/{segment(container)}"
-    view = api.get(f"{path}/json")
-    if not view["State"]["Running"]:
-        raise click.ClickException("cannot attach to a stopped container, start it first")
-    tty, stdin = view["Config"]["Tty"], view["Config"]["OpenStdin"] and not no_stdin
-    waiting = api.request("POST", f"{path}/wait", {"condition": "not-running"})
-    upgraded = api.upgrade(f"{path}/attach", {"stream": True, "stdin": stdin, "stdout": True, "stderr": True})
+def _joined(api: Any, identifier: str, start: dict[str, Any], *, stdin: bool, keys: bytes) -> int:
+    from longshore.cli.attached import follow_window
+    from longshore.cli.context import ApiError, complain
+    from longshore.cli.terminal import Detached, Pump, raw_terminal
+
+    tty = start["Tty"]
     try:
-        with (
-            follow_window(api, f"{path}/resize", active=tty),
-            proxied(api, path, tty=tty, active=sig_proxy),
-            raw_terminal(tty and stdin),
-        ):
-            Pump(upgraded, stdin=stdin, tty=tty).run()
+        upgraded = api.upgrade(f"/exec/{identifier}/start", None, start)
+    except ApiError as error:
+        complain(error)
+        code = start_exit_code(str(error))
+        return code if code != 125 else 1
+    try:
+        with follow_window(api, f"/exec/{identifier}/resize", active=tty), raw_terminal(tty and stdin):
+            Pump(upgraded, stdin=stdin, tty=tty, keys=keys).run()
     except Detached:
-        return
-    raise click.exceptions.Exit(int(waiting.json()["StatusCode"]))
+        return 0
+    return int(api.get(f"/exec/{identifier}/json")["ExitCode"] or 0)

@@ -1,34 +1,45 @@
-"""How things are shown: tables, sizes, ages and the part of Go's templates that scripts use."""
+"""How lists are shown: tables, `--format`, ages and moments."""
+
+from __future__ import annotations
 
 import json
 import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, cast
 
-import click
-
+from longshore.cli.flags import FlagError, invalid
 from longshore.oci.units import human_duration
 
-_ACTION = re.compile(r"\{\{-?\s*(.*?)\s*-?\}\}", re.DOTALL)
-_WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|(\S+)')
+Row = Mapping[str, Any]
+
+
+def emit(text: str) -> None:
+    """One line on standard output; nothing is looked up and nothing is styled."""
+    sys.stdout.write(f"{text}\n")
 
 
 def age_of(created: int | float | str) -> str:
     """ "3 hours ago" from a Unix time or an RFC 3339 text."""
     if isinstance(created, str):
         try:
-            created = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", created)).timestamp()
+            created = timestamp(created)
         except ValueError:
             return "N/A"
     return f"{human_duration(max(0.0, time.time() - created))} ago" if created > 0 else "N/A"
 
 
+def timestamp(text: str) -> float:
+    """The Unix time of an RFC 3339 text. Raises ValueError."""
+    from datetime import datetime
+
+    return datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text)).timestamp()
+
+
 def moment(created: int) -> str:
-    """As Go prints a time, in UTC: "2026-11-22 07:30:50 +0000 UTC"."""
-    return datetime.fromtimestamp(created, UTC).strftime("%Y-%m-%d %H:%M:%S +0000 UTC")
+    """As Go prints a time: "2026-11-22 07:30:50 +0000 UTC"."""
+    return time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(created))
 
 
 def short_id(identifier: str) -> str:
@@ -40,140 +51,145 @@ def ellipsis(text: str, width: int) -> str:
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns with three blanks between them, as docker's tabwriter sets them."""
-    lines = [tuple(headings), *(tuple(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
-    for line in lines:
-        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
-        click.echo("   ".join(cells).rstrip())
+    """Columns as docker sets them."""
+    sys.stdout.write(aligned(["\t".join(headings), *("\t".join(row) for row in rows)]))
+
+
+def aligned(lines: Sequence[str], *, least: int = 10, gap: int = 3) -> str:
+    """Tab-separated lines in columns: at least `least` wide, `gap` blanks between them.
+
+    Go's text/tabwriter: a column is a run of lines that all have a cell there; a line's last cell has no column.
+    """
+    cells = [line.split("\t") for line in lines]
+    widths = [[0] * len(line) for line in cells]
+    for column in range(max((len(line) for line in cells), default=0)):
+        start = 0
+        while start < len(cells):
+            end = start
+            while end < len(cells) and len(cells[end]) > column + 1:
+                end += 1
+            width = max((len(line[column]) for line in cells[start:end]), default=0)
+            for index in range(start, end):
+                widths[index][column] = max(least, width + gap)
+            start = max(end, start + 1)
+    out = ("".join(map(str.ljust, line, width)) for line, width in zip(cells, widths, strict=True))
+    return "".join(f"{line}\n" for line in out)
 
 
 def show(
-    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], *, format: str = "", quiet: str = ""
+    rows: Sequence[Row], columns: Mapping[str, str], *, format: str = "", quiet: str = "", default: str = ""
 ) -> None:
-    """A list of objects as docker shows lists: a table of `columns` (field to heading), or a template.
+    """A list of objects as docker shows lists. Raises InvalidArgument for a bad template.
 
-    `quiet` names the one field to print, empty for the table or `format`.
+    `columns` names the heading of every field; `default` the fields of the usual table, all of them when empty.
+    `quiet` names the one field to print, whatever `format` says.
     """
     if quiet:
         for row in rows:
-            click.echo(row[quiet])
+            emit(str(row[quiet]))
     elif format == "json":
         for row in rows:
-            click.echo(json.dumps(row))
+            emit(json_row(row))
     elif format and format != "table":
-        head, template = _split_table(format)
-        if head:
-            fields = [expression.lstrip(".") for expression in _ACTION.findall(template)]
-            cells = [[render("{{." + name + "}}", row) for name in fields] for row in rows]
-            table([columns.get(name, name.upper()) for name in fields], cells)
-        else:
-            for row in rows:
-                click.echo(render(template, row))
+        _formatted(rows, columns, format)
     else:
-        table(list(columns.values()), [[str(row[name]) for name in columns] for row in rows])
+        names = default.split() or list(columns)
+        table([columns[name] for name in names], [[str(row[name]) for name in names] for row in rows])
 
 
-def _split_table(format: str) -> tuple[bool, str]:
-    if format.startswith("table "):
-        return True, format[6:]
-    return False, format
+def json_row(row: Row) -> str:
+    """A row as one JSON object: texts in the order of their names, without the methods.
+
+    Byte for byte as docker's, whose encoder escapes what HTML would take for its own.
+    """
+    values = {name: value for name, value in sorted(row.items()) if not callable(value)}
+    text = json.dumps(values, separators=(",", ":"), ensure_ascii=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def render(template: str, value: Any) -> str:
-    """Go template subset: fields, `json`, `len`, `index`, `upper`, `lower`, `join`, `println`. Raises UsageError."""
-    plain = template.replace("\\t", "\t").replace("\\n", "\n")
-    return _ACTION.sub(lambda found: _text(_evaluate(found[1], value)), plain)
+def _formatted(rows: Sequence[Row], columns: Mapping[str, str], format: str) -> None:
+    from longshore.cli.template import Template
+    from longshore.cli.template_functions import HEADING_FUNCTIONS
+
+    # docker understands the two-letter spellings, because shells do not
+    plain = format.replace("\\t", "\t").replace("\\n", "\n")
+    if not plain.startswith("table"):
+        template = _row_template(plain)
+        for row in rows:
+            emit(template.render(row))
+        return
+    plain = plain.removeprefix("table").strip()
+    template = _row_template(plain)
+    lines = [Template(plain, HEADING_FUNCTIONS).render(_Headings(columns))]
+    sys.stdout.write(aligned([*lines, *(template.render(row) for row in rows)]))
 
 
-def _evaluate(expression: str, value: Any) -> Any:
-    words = [(text if text or not bare else None, bare) for text, bare in _WORD.findall(expression)]
-    arguments = [_operand(text, bare, value) for text, bare in words if not (bare and bare in _FUNCTIONS)]
-    names = [bare for _, bare in words if bare in _FUNCTIONS]
-    if len(names) > 1 or (not names and len(arguments) != 1):
-        raise click.UsageError(f"template: {expression!r} is beyond what --format understands")
-    return _FUNCTIONS[names[0]](*arguments) if names else arguments[0]
+def _row_template(text: str) -> Any:
+    from longshore.cli.template import Template
+
+    return Template(text, {"json": _json_value})
 
 
-def _operand(text: str | None, bare: str, value: Any) -> Any:
-    if not bare:
-        return text
-    if bare.lstrip("-").isdigit():
-        return int(bare)
-    if not bare.startswith("."):
-        raise click.UsageError(f"template: function {bare!r} not defined")
-    for name in filter(None, bare.split(".")):
-        if not isinstance(value, Mapping):
-            raise click.UsageError(f"template: can't evaluate field {name} in {type(value).__name__}")
-        fields = cast("Mapping[str, Any]", value)
-        if name not in fields:
-            raise click.UsageError(f"template: no field {name!r}; there are {', '.join(sorted(fields))}")
-        value = fields[name]
-    return value
-
-
-def _index(value: Any, *keys: Any) -> Any:
-    for key in keys:
-        if isinstance(value, Mapping):
-            value = cast("Mapping[str, Any]", value).get(str(key), "")
-        else:
-            value = value[key]
-    return value
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
-
-
-def _join(values: list[str], separator: str) -> str:
-    return separator.join(values)
-
-
-def _upper(value: Any) -> str:
-    return str(value).upper()
-
-
-def _lower(value: Any) -> str:
-    return str(value).lower()
-
-
-def _println(value: Any) -> str:
-    return f"{_text(value)}\n"
-
-
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "json": _json,
-    "len": len,
-    "index": _index,
-    "upper": _upper,
-    "lower": _lower,
-    "join": _join,
-    "println": _println,
-}
-
-
-def _text(value: Any) -> str:
-    """As Go prints values in templates."""
-    if value is None:
-        return "<no value>"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        return "[" + " ".join(_text(item) for item in cast("list[Any]", value)) + "]"
+def _json_value(value: Any) -> str:
     if isinstance(value, Mapping):
-        pairs = sorted(cast("Mapping[str, Any]", value).items())
-        return "map[" + " ".join(f"{key}:{_text(item)}" for key, item in pairs) + "]"
-    return str(value)
+        return json_row(cast("Row", value))
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+class _Headings(dict[str, Any]):
+    """What a table's template sees in the place of a row."""
+
+    def __init__(self, columns: Mapping[str, str]) -> None:
+        super().__init__(columns)
+        self["Label"] = _heading_of_label
+
+
+def _heading_of_label(name: str) -> str:
+    """docker's: the last part of a dotted name, words apart."""
+    return name.rpartition(".")[2].replace("-", " ").replace("_", " ")
+
+
+def label_method(labels: Mapping[str, str] | None) -> Callable[[str], str]:
+    """What `{{.Label "name"}}` calls."""
+    return lambda name: (labels or {}).get(name, "")
+
+
+def joined_labels(labels: Mapping[str, str] | None) -> str:
+    return ",".join(f"{key}={value}" for key, value in sorted((labels or {}).items()))
+
+
+def show_objects(objects: Sequence[Any], format: str) -> None:
+    """What `inspect` found: JSON, or a template for each. Raises InvalidArgument."""
+    if format and format != "json":
+        from longshore.cli.template import Template
+
+        template = Template(format)
+        for value in objects:
+            emit(template.render(value))
+    elif format == "json":
+        emit(json.dumps(objects, separators=(",", ":"), ensure_ascii=False))
+    else:
+        emit(json.dumps(objects, indent=4, ensure_ascii=False))
+
+
+def show_object(value: Any, format: str) -> None:
+    """One object, for commands that show just one (info, version)."""
+    if format == "json":
+        emit(json.dumps(value, separators=(",", ":"), ensure_ascii=False))
+    else:
+        from longshore.cli.template import Template
+
+        emit(Template(format).render(value))
 
 
 def parse_filters(filters: Sequence[str]) -> dict[str, list[str]] | None:
-    """--filter name=value, repeated, as the API's `filters` parameter."""
+    """--filter name=value, repeated, as the API's `filters` parameter. Raises FlagError."""
     out: dict[str, list[str]] = {}
     for text in filters:
         name, separator, value = text.partition("=")
         if not separator:
-            raise click.UsageError(f"invalid argument {text!r} for --filter: write name=value")
-        out.setdefault(name.strip(), []).append(value)
+            raise invalid("--filter", text, "bad format of filter (expected name=value)")
+        out.setdefault(name.strip().lower(), []).append(value.strip())
     return out or None
 
 
@@ -182,38 +198,22 @@ def items(value: Mapping[str, Any], name: str) -> list[Any]:
     return cast("list[Any]", value.get(name) or [])
 
 
-class Progress:
-    """Shows Docker's progress stream: lines move in place on a terminal, are told once elsewhere."""
+def point_in_time(text: str, flag: str) -> str:
+    """A Unix time from what people write: seconds, a date in local time, or how long ago. Raises FlagError."""
+    if not text or text.replace(".", "", 1).isdigit():
+        return text
+    from longshore.errors import InvalidArgument
+    from longshore.oci.units import parse_duration
 
-    def __init__(self, *, quiet: bool = False, stream: Any = None) -> None:
-        self._stream = stream or sys.stdout
-        self._rows: list[str] = []
-        self._texts: dict[str, str] = {}
-        self._quiet = quiet
-        self._tty = self._stream.isatty()
+    try:
+        return f"{timestamp(text):.9f}"
+    except ValueError:
+        try:
+            return f"{time.time() - parse_duration(text) / 1e9:.9f}"
+        except InvalidArgument as cause:
+            raise invalid(
+                flag, text, "write 2026-01-02T13:23:37, a Unix time, or 42m for 42 minutes ago"
+            ) from cause
 
-    def feed(self, message: Mapping[str, Any]) -> None:
-        """Show one message. Raises ClickException when it tells of an error."""
-        if "error" in message:
-            raise click.ClickException(str(message["error"]))
-        if self._quiet:
-            return
-        if "stream" in message:
-            self._stream.write(message["stream"])
-        elif identifier := message.get("id"):
-            self._row(str(identifier), str(message.get("status", "")), str(message.get("progress", "")))
-        elif "status" in message:
-            self._stream.write(f"{message['status']}\n")
-        self._stream.flush()
 
-    def _row(self, identifier: str, status: str, bar: str) -> None:
-        if not self._tty:
-            if not bar and self._texts.get(identifier) != status:
-                self._stream.write(f"{identifier}: {status}\n")
-            self._texts[identifier] = status
-            return
-        if identifier not in self._rows:
-            self._rows.append(identifier)
-            self._stream.write("\n")
-        up = len(self._rows) - self._rows.index(identifier)
-        self._stream.write(f"\x1b[{up}A\x1b[2K\r{identifier}: {status} {bar}\x1b[{up}B\r")
+__all__ = ["FlagError", "Row", "emit", "show", "show_object", "show_objects", "table"]

@@ -1,97 +1,142 @@
-"""`longshore info`, `version`, `doctor`, `events`, `system …`."""
+"""`longshore info`, `version`, `doctor`."""
+
+from __future__ import annotations
 
 import json
-import os
-import platform
-import selectors
-import socket
 import sys
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from longshore import __version__
-from longshore.cli.context import ApiError, Unreachable, client, filter_option, format_option
-from longshore.cli.output import items, parse_filters, render, show
-from longshore.oci.units import binary_size, human_size
+from longshore.cli.context import client, format_option, inspect_format_option, warn
+from longshore.cli.flags import command
+from longshore.cli.output import emit, items, show, show_object
+from longshore.errors import EngineError
+from longshore.oci.units import binary_size
+
+_VERSION_NAMES = {"Version": "Version", "ApiVersion": "API version", "MinAPIVersion": "Minimum API", "Python": "Python",
+                  "GitCommit": "Git commit", "BuildTime": "Built", "KernelVersion": "Kernel", "Os": "OS",
+                  "Arch": "Arch"}  # fmt: skip
 
 
-@click.command("version")
-@format_option
+@command("version")
+@inspect_format_option
 def version_command(format: str) -> None:
     """Show versions of client and daemon."""
-    value: dict[str, Any] = {
-        "Client": {"Version": __version__, "Python": platform.python_version(), "Os": "linux"},
-        "Server": None,
-    }
-    failure: Exception | None = None
+    python = ".".join(map(str, sys.version_info[:3]))
+    ours: dict[str, Any] = {"Version": __version__, "Python": python, "Os": "linux", "Arch": _machine()}
+    value: dict[str, Any] = {"Client": ours, "Server": None}
+    failure: EngineError | None = None
     try:
         value["Server"] = client().get("/version")
-    except (Unreachable, ApiError) as error:
+        value["Server"]["APIVersion"] = value["Server"]["ApiVersion"]  # the name that templates know
+    except EngineError as error:
         failure = error
     if format:
-        click.echo(json.dumps(value) if format == "json" else render(format, value))
+        show_object(value, format)
     else:
         for side in ("Client", "Server"):
             if value[side]:
-                click.echo(f"{side}:")
-                _facts(
-                    value[side],
-                    ("Version", "ApiVersion", "MinAPIVersion", "Python", "KernelVersion", "Os", "Arch"),
-                )
+                emit(f"{side}:")
+                for name, title in _VERSION_NAMES.items():
+                    if value[side].get(name):
+                        emit(f" {title + ':':<18}{value[side][name]}")
     if failure:
         raise failure
 
 
-def _facts(value: dict[str, Any], names: tuple[str, ...]) -> None:
-    for name in names:
-        if value.get(name) not in (None, ""):
-            click.echo(f" {name + ':':<20}{value[name]}")
+def _machine() -> str:
+    import os
+
+    names = {"x86_64": "amd64", "aarch64": "arm64"}
+    machine = os.uname().machine
+    return names.get(machine, machine)
 
 
-@click.command("info")
-@format_option
+@command("info")
+@inspect_format_option
 def info_command(format: str) -> None:
     """Show the engine and its machine."""
     value = client().get("/info")
     if format:
-        click.echo(json.dumps(value) if format == "json" else render(format, value))
+        show_object({**value, "ClientInfo": {"Version": __version__}}, format)
         return
-    _facts(
-        value,
-        (
-            "ServerVersion",
-            "Name",
-            "Containers",
-            "ContainersRunning",
-            "ContainersPaused",
-            "ContainersStopped",
-            "Images",
-            "Driver",
-            "CgroupDriver",
-            "CgroupVersion",
-            "KernelVersion",
-            "OperatingSystem",
-            "Architecture",
-            "NCPU",
-        ),
-    )
-    click.echo(f" {'Total Memory:':<20}{binary_size(value.get('MemTotal', 0))}")
-    _facts(value, ("DockerRootDir",))
-    for option in items(value, "SecurityOptions"):
-        click.echo(f" {'Security:':<20}{option}")
+    emit(f"Client:\n Version: {__version__}\n\nServer:")
+    for line in info_lines(value):
+        emit(line)
     for warning in items(value, "Warnings"):
-        click.echo(f"WARNING: {warning}", err=True)
+        warn(str(warning).removeprefix("WARNING: "))
 
 
-@click.command("doctor")
+def info_lines(value: Mapping[str, Any]) -> list[str]:
+    """What is told of the server, as docker words it. Pure."""
+    names = {
+        "Containers": " Containers", "ContainersRunning": "  Running", "ContainersPaused": "  Paused",
+        "ContainersStopped": "  Stopped", "Images": " Images", "ServerVersion": " Server Version",
+        "Driver": " Storage Driver",
+    }  # fmt: skip
+    lines = [f"{title}: {value[name]}" for name, title in names.items() if name in value]
+    lines += [f"  {name}: {text}" for name, text in items(value, "DriverStatus")]
+    plugins: dict[str, Any] = value.get("Plugins") or {}
+    more = {
+        " Logging Driver": value.get("LoggingDriver"),
+        " Cgroup Driver": value.get("CgroupDriver"),
+        " Cgroup Version": value.get("CgroupVersion"),
+        " Plugins": "",
+        "  Volume": " ".join(plugins.get("Volume") or ()),
+        "  Network": " ".join(plugins.get("Network") or ()),
+        "  Log": " ".join(plugins.get("Log") or ()),
+        " Runtimes": " ".join(sorted(value.get("Runtimes") or ())),
+        " Default Runtime": value.get("DefaultRuntime"),
+        " Init Binary": value.get("InitBinary"),
+        " Security Options": "",
+    }
+    lines += [f"{title}: {text}".rstrip() for title, text in more.items() if text is not None]
+    for option in items(value, "SecurityOptions"):
+        fields = [part.partition("=") for part in str(option).split(",")]
+        lines += [
+            f"  {text}" if name == "name" else f"   {name.capitalize()}: {text}" for name, _, text in fields
+        ]
+    rest = {
+        " Kernel Version": value.get("KernelVersion"),
+        " Operating System": value.get("OperatingSystem"),
+        " OSType": value.get("OSType"),
+        " Architecture": value.get("Architecture"),
+        " CPUs": value.get("NCPU"),
+        " Total Memory": binary_size(value.get("MemTotal", 0)),
+        " Name": value.get("Name"),
+        " ID": value.get("ID"),
+        " Docker Root Dir": value.get("DockerRootDir"),
+        " Debug Mode": "true" if value.get("Debug") else "false",
+        " HTTP Proxy": value.get("HttpProxy") or None,
+        " HTTPS Proxy": value.get("HttpsProxy") or None,
+        " No Proxy": value.get("NoProxy") or None,
+        " Labels": "" if items(value, "Labels") else None,
+    }
+    lines += [f"{title}: {text}".rstrip() for title, text in rest.items() if text is not None]
+    lines += [f"  {label}" for label in items(value, "Labels")]
+    registries: dict[str, Any] = value.get("RegistryConfig") or {}
+    for title, key in ((" Insecure Registries", "InsecureRegistryCIDRs"), (" Registry Mirrors", "Mirrors")):
+        if found := registries.get(key):
+            lines += [f"{title}:", *(f"  {each}" for each in found)]
+    lines.append(f" Live Restore Enabled: {'true' if value.get('LiveRestoreEnabled') else 'false'}")
+    return lines
+
+
+@command("doctor")
 @format_option
 def doctor_command(format: str) -> None:
     """Check what the machine lacks. Exit code 1 when something that is needed fails."""
     checks = client().get("/longshore/v1/doctor")
-    if format:
-        show(checks, {}, format=format)
+    if format == "json":
+        for check in checks:
+            emit(json.dumps(check))
+    elif format:
+        show(
+            checks, {"check": "CHECK", "status": "STATUS", "detail": "DETAIL", "hint": "HINT"}, format=format
+        )
     else:
         _doctor_table(checks)
     if any(check["status"] == "fail" for check in checks):
@@ -106,70 +151,3 @@ def _doctor_table(checks: list[dict[str, str]]) -> None:
         click.echo(f"{click.style(f'{word:<5}', fg=colour)} {check['check']:<{width}}  {check['detail']}")
         if check.get("hint") and check["status"] != "ok":
             click.echo(f"{'':<{width + 8}}-> {check['hint']}")
-
-
-@click.command("events")
-@click.option("--since", default="", help="Show events since this Unix time.")
-@click.option("--until", default="", help="Stop at this Unix time.")
-@filter_option
-@format_option
-def events_command(since: str, until: str, filters: tuple[str, ...], format: str) -> None:
-    """Show what happens, as it happens."""
-    query = {"since": since, "until": until, "filters": parse_filters(filters)}
-    for event in client().request("GET", "/events", query).lines():
-        if format:
-            click.echo(json.dumps(event) if format == "json" else render(format, event))
-            continue
-        at = datetime.fromtimestamp(event["timeNano"] / 1e9, UTC).astimezone().isoformat()
-        attributes = ", ".join(
-            f"{key}={value}" for key, value in sorted(event["Actor"]["Attributes"].items())
-        )
-        click.echo(f"{at} {event['Type']} {event['Action']} {event['Actor']['ID']} ({attributes})")
-
-
-@click.group("system")
-def system_command() -> None:
-    """Manage the engine."""
-
-
-@system_command.command("df")
-def df_command() -> None:
-    """Show how much disk is used."""
-    value = client().get("/system/df")
-    volumes = sum(
-        max(0, each["UsageData"]["Size"]) for each in items(value, "Volumes") if each.get("UsageData")
-    )
-    containers = sum(each.get("SizeRw", 0) for each in items(value, "Containers"))
-    sizes = (("Images", value.get("LayersSize", 0)), ("Containers", containers), ("Volumes", volumes))
-    rows = [
-        {"Type": kind, "Total": len(items(value, kind)), "Size": human_size(size)} for kind, size in sizes
-    ]
-    show(rows, {"Type": "TYPE", "Total": "TOTAL", "Size": "SIZE"})
-
-
-@system_command.command("dial-stdio")
-def dial_stdio_command() -> None:
-    """Join standard input and output with the daemon's socket (what docker's ssh:// transport runs)."""
-    sock = client().connect()
-    with selectors.DefaultSelector() as selector:
-        selector.register(sys.stdin.fileno(), selectors.EVENT_READ, "in")
-        selector.register(sock, selectors.EVENT_READ, "out")
-        while True:
-            for key, _ in selector.select():
-                if key.data == "in":
-                    data = os.read(sys.stdin.fileno(), 1 << 16)
-                    if data:
-                        sock.sendall(data)
-                    else:
-                        selector.unregister(sys.stdin.fileno())
-                        sock.shutdown(socket.SHUT_WR)
-                else:
-                    data = sock.recv(1 << 16)
-                    if not data:
-                        return
-                    _write_all(sys.stdout.fileno(), data)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]

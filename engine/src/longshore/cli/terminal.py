@@ -13,13 +13,33 @@ from types import FrameType
 from typing import Any
 
 from longshore.cli.client import Upgraded
+from longshore.cli.flags import invalid
 from longshore.oci.frames import Demultiplexer
 
-DETACH = b"\x10\x11"  # ctrl-p ctrl-q, as docker
+DETACH = "ctrl-p,ctrl-q"  # as docker
+_CONTROLS = {"@": 0, "[": 27, "\\": 28, "]": 29, "^": 30, "_": 31}
 
 
 class Detached(Exception):
     """The user typed the detach keys: the container goes on."""
+
+
+def detach_keys(text: str) -> bytes:
+    """`ctrl-a,b` as the bytes that a terminal sends; "" is docker's own sequence. Pure. Raises FlagError."""
+    keys = bytearray()
+    for key in (text or DETACH).split(","):
+        control = key.lower().removeprefix("ctrl-")
+        if (
+            key.lower().startswith("ctrl-")
+            and len(control) == 1
+            and ("a" <= control <= "z" or control in _CONTROLS)
+        ):
+            keys.append(_CONTROLS[control] if control in _CONTROLS else ord(control) - 96)
+        elif len(key) == 1 and key.isascii():
+            keys += key.encode()
+        else:
+            raise invalid("--detach-keys", text, "write keys such as a, ctrl-p or ctrl-[ with commas between")
+    return bytes(keys)
 
 
 def write_all(fd: int, data: bytes) -> None:
@@ -35,7 +55,7 @@ def raw_terminal(active: bool) -> Generator[None]:
         yield
         return
     saved = termios.tcgetattr(fd)
-    tty.setraw(fd)
+    tty.setraw(fd, termios.TCSADRAIN)  # what was typed ahead is meant for the container
     try:
         yield
     finally:
@@ -69,10 +89,11 @@ def handled(signals: dict[int, Callable[[], Any]]) -> Generator[None]:
 class Pump:
     """Moves bytes between this process's stdio and the connection until the other side ends."""
 
-    def __init__(self, upgraded: Upgraded, *, stdin: bool, tty: bool) -> None:
+    def __init__(self, upgraded: Upgraded, *, stdin: bool, tty: bool, keys: bytes = b"") -> None:
         self._socket = upgraded.socket
         self._early = upgraded.early
         self._stdin, self._tty = stdin, tty
+        self._keys = keys or detach_keys("")
         self._frames = Demultiplexer()
         self._held = b""
 
@@ -122,14 +143,15 @@ class Pump:
         return False
 
     def _watch(self, data: bytes) -> bytes:
-        """Hold the first detach key back until the next key shows what it meant."""
+        """Hold the first detach keys back until the next key shows what they meant."""
         data = self._held + data
         self._held = b""
-        if DETACH in data:
+        if self._keys in data:
             raise Detached
-        if data.endswith(DETACH[:1]):
-            self._held = DETACH[:1]
-            return data[:-1]
+        for count in range(min(len(data), len(self._keys) - 1), 0, -1):
+            if data.endswith(self._keys[:count]):
+                self._held = data[-count:]
+                return data[:-count]
         return data
 
     def _send(self, data: bytes) -> bool:

@@ -46,6 +46,9 @@ class TlsSocket:
     def setblocking(self, flag: bool) -> None:
         self._socket.setblocking(flag)
 
+    def settimeout(self, seconds: float | None) -> None:
+        self._socket.settimeout(seconds)
+
     def sendall(self, data: bytes) -> None:
         view = memoryview(data)
         while view:

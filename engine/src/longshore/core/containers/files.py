@@ -150,7 +150,8 @@ class Files:
 
         async with self._root(container) as root:
             entry = await in_thread(lambda: open_entry(root, path))
-            name = os.path.basename(clean(path))  # noqa: PTH119
+            # "dir/." is what is in the folder: its entries are "./…", so that the client names the folder
+            name = "." if path.endswith("/.") else os.path.basename(clean(path))  # noqa: PTH119
 
             async def work() -> None:
                 try:

@@ -1,27 +1,29 @@
-"""Flags of `run` to the create request; .dockerignore; output formats."""
+"""The flags of `run` and `create` as the API's request; .dockerignore."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
+from click import UsageError
 
-from longshore.cli import output
-from longshore.cli.build import Ignore, context_paths, tar_stream
-from longshore.cli.containers import container_row, port_text
-from longshore.cli.images import image_rows, split_reference
-from longshore.cli.options import (
+from longshore.cli.build import context_paths, context_stream
+from longshore.cli.create_request import (
     create_request,
-    environment,
-    parse_duration,
-    parse_mount,
-    parse_port,
-    parse_size,
+    extra_host,
+    gpu_request,
+    is_cdi,
+    nano_cpus,
     restart_policy,
-    split_volumes,
 )
-from longshore.cli.run import run_command, start_exit_code
+from longshore.cli.dockerignore import Ignore
+from longshore.cli.environment import environment
+from longshore.cli.flags import FlagError
+from longshore.cli.mounts import parse_mount, split_volumes
+from longshore.cli.networks import ipam_config
+from longshore.cli.publish import parse_port, port_bindings
+from longshore.cli.references import registry_of, split_reference
+from longshore.cli.run import run_command
+from longshore.cli.run_errors import start_exit_code
 
 
 def request(*arguments: str) -> dict[str, Any]:
@@ -75,7 +77,6 @@ def test_flags_land_where_the_api_wants_them() -> None:
             "50",
             "--restart",
             "on-failure:3",
-            "--rm",
             "--privileged",
         ),
         *("--cap-drop", "ALL", "--tmpfs", "/t:size=1m", "--ulimit", "nofile=10:20", "--entrypoint", "/e"),
@@ -107,12 +108,7 @@ def test_flags_land_where_the_api_wants_them() -> None:
     assert host["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 3}
     assert host["Tmpfs"] == {"/t": "size=1m"}
     assert host["Ulimits"] == [{"Name": "nofile", "Soft": 10, "Hard": 20}]
-    assert (host["NetworkMode"], host["AutoRemove"], host["Privileged"], host["Init"]) == (
-        "host",
-        True,
-        True,
-        True,
-    )
+    assert (host["NetworkMode"], host["Privileged"], host["Init"]) == ("host", True, True)
     assert (got["WorkingDir"], got["User"], got["Hostname"], got["StopTimeout"]) == ("/w", "1:2", "name", 3)
 
 
@@ -133,29 +129,8 @@ def test_ports(text: str, expected: list[tuple[str, str, str]]) -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "0", "70000", "1:2:3:4", "80/foo", "1-3:5-6", "9-1"])
 def test_bad_ports_are_refused(text: str) -> None:
-    with pytest.raises(click.UsageError):
+    with pytest.raises(FlagError):
         parse_port(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("1", 1), ("1b", 1), ("2k", 2048), ("1.5g", 3 << 29), ("512M", 512 << 20), ("1gb", 1 << 30)],
-)
-def test_sizes(text: str, size: int) -> None:
-    assert parse_size(text, "-m") == size
-
-
-@pytest.mark.parametrize("text", ["", "x", "-1", "1q", "1 2"])
-def test_bad_sizes_are_refused(text: str) -> None:
-    with pytest.raises(click.UsageError):
-        parse_size(text, "-m")
-
-
-def test_durations() -> None:
-    assert parse_duration("1m30s", "x") == 90_000_000_000
-    assert parse_duration("250ms", "x") == 250_000_000
-    with pytest.raises(click.UsageError):
-        parse_duration("1 fortnight", "x")
 
 
 def test_mounts() -> None:
@@ -167,7 +142,7 @@ def test_mounts() -> None:
     }
     assert parse_mount("type=tmpfs,target=/t,tmpfs-size=1m")["TmpfsOptions"] == {"SizeBytes": 1 << 20}
     for bad in ("type=bind,src=/a", "foo=bar,target=/x"):
-        with pytest.raises(click.UsageError):
+        with pytest.raises(FlagError):
             parse_mount(bad)
 
 
@@ -179,15 +154,15 @@ def test_a_relative_bind_becomes_absolute(tmp_path: Path, monkeypatch: pytest.Mo
 def test_environment_files_come_first_and_bare_names_are_looked_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "e").write_text("# comment\nA=1\n\nHOME_X\n")
+    (tmp_path / "e").write_text("# comment\nA=1\n\nHOME_X\nNOT_SET\n")
     monkeypatch.setenv("HOME_X", "there")
     monkeypatch.delenv("NOT_SET", raising=False)
-    assert environment(["B=2", "NOT_SET"], [str(tmp_path / "e")]) == ["A=1", "HOME_X=there", "B=2"]
+    assert environment(["B=2", "NOT_SET"], [str(tmp_path / "e")]) == ["A=1", "HOME_X=there", "B=2", "NOT_SET"]
 
 
 def test_restart_policies() -> None:
     assert restart_policy("")["Name"] == "no"
-    with pytest.raises(click.UsageError):
+    with pytest.raises(FlagError):
         restart_policy("sometimes")
 
 
@@ -233,87 +208,11 @@ def test_the_context_leaves_out_what_is_ignored_but_never_the_dockerfile(tmp_pat
         (tmp_path / name).write_text(name)
     (tmp_path / ".dockerignore").write_text("secret\nd\n!d/keep\nDockerfile\n")
     (tmp_path / "link").symlink_to("a.py")
-    data = b"".join(tar_stream(tmp_path, None, "Dockerfile"))
+    data = b"".join(context_stream(tmp_path, None, "Dockerfile"))
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         assert sorted(tar.getnames()) == [".dockerignore", "Dockerfile", "a.py", "d/keep", "link"]
         assert {member.uid for member in tar.getmembers()} == {0}
     assert list(context_paths(tmp_path, Ignore("*"), set())) == []
-
-
-@pytest.mark.parametrize(
-    ("template", "value", "text"),
-    [
-        ("{{.Names}}", {"Names": "a"}, "a"),
-        ("{{ .State.Status }}\\t{{.N}}", {"State": {"Status": "up"}, "N": 3}, "up\t3"),
-        ("{{json .}}", {"a": [1]}, '{"a":[1]}'),
-        ("{{json .A.B}}", {"A": {"B": None}}, "null"),
-        ("{{.X}}", {"X": True}, "true"),
-        ("{{.X}}", {"X": ["a", "b"]}, "[a b]"),
-        ("{{.X}}", {"X": {"b": 1, "a": 2}}, "map[a:2 b:1]"),
-        ('{{index .L "k.x"}}', {"L": {"k.x": "v"}}, "v"),
-        ("{{len .X}} {{upper .Y}}", {"X": [1, 2], "Y": "a"}, "2 A"),
-        ('{{join .X ","}}', {"X": ["a", "b"]}, "a,b"),
-    ],
-)
-def test_templates(template: str, value: Mapping[str, Any], text: str) -> None:
-    assert output.render(template, value) == text
-
-
-@pytest.mark.parametrize("template", ["{{.Nothing}}", "{{range .}}", "{{.A.B}}", "{{foo .}}"])
-def test_templates_beyond_the_subset_are_refused(template: str) -> None:
-    with pytest.raises(click.UsageError):
-        output.render(template, {"A": 1})
-
-
-def test_a_container_line_has_dockers_columns() -> None:
-    view = {
-        "Id": "f" * 64,
-        "Image": "busybox",
-        "Command": "sleep 1000000000000000000000",
-        "Created": 0,
-        "Status": "Up 2 minutes",
-        "State": "running",
-        "Ports": [{"PrivatePort": 80, "PublicPort": 8080, "IP": "0.0.0.0", "Type": "tcp"}],
-        "Names": ["/web"],
-        "Labels": None,
-    }
-    row = container_row(view, truncate=True)
-    assert (row["ID"], row["Command"], row["Names"]) == (
-        "f" * 12,
-        '"sleep 1000000000000…"'.replace("000…", "000…"),
-        "web",
-    )
-    assert row["Ports"] == "0.0.0.0:8080->80/tcp"
-    assert row["CreatedAt"] == "1970-01-01 00:00:00 +0000 UTC"
-    assert (row["Image"], row["Mounts"]) == ("busybox", "")
-    assert port_text([{"PrivatePort": 53, "Type": "udp"}]) == "53/udp"
-
-
-def test_a_container_line_is_short_where_docker_is() -> None:
-    image = "sha256:" + "abc" * 21 + "d"
-    mounts = [{"Type": "tmpfs", "Source": ""}, {"Name": "v" * 64}, {"Source": "/a/folder"}]
-    view = {"Id": "f" * 64, "Image": image, "ImageID": image, "Command": "", "Created": 0, "Status": "",
-            "State": "", "Names": ["/x"], "Mounts": mounts}  # fmt: skip
-    row = container_row(view, truncate=True)
-    assert (row["Image"], row["Mounts"]) == ("abcabcabcabc", f"{'v' * 14}…,/a/folder")
-    row = container_row(view, truncate=False)
-    assert (row["Image"], row["Mounts"]) == (image, f"{'v' * 64},/a/folder")
-
-
-def test_images_show_a_line_per_tag() -> None:
-    view = {
-        "Id": "sha256:" + "a" * 64,
-        "RepoTags": ["a:1", "localhost:5000/a:2"],
-        "RepoDigests": ["a@sha256:b"],
-        "Created": 0,
-        "Size": 1000,
-    }
-    rows = image_rows(view, truncate=True)
-    assert [(row["Repository"], row["Tag"], row["Digest"]) for row in rows] == [
-        ("a", "1", "sha256:b"),
-        ("localhost:5000/a", "2", "<none>"),
-    ]
-    assert image_rows({**view, "RepoTags": [], "RepoDigests": []}, truncate=True)[0]["Repository"] == "<none>"
 
 
 @pytest.mark.parametrize(
@@ -328,3 +227,122 @@ def test_images_show_a_line_per_tag() -> None:
 )
 def test_references_are_split(text: str, parts: tuple[str, str]) -> None:
     assert split_reference(text) == parts
+
+
+@pytest.mark.parametrize(
+    ("name", "registry"),
+    [
+        ("a", "docker.io"),
+        ("x/a", "docker.io"),
+        ("localhost/a", "localhost"),
+        ("h:5/a", "h:5"),
+        ("a.b/c/d", "a.b"),
+    ],
+)
+def test_registries_of_names(name: str, registry: str) -> None:
+    assert registry_of(name) == registry
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("all", (-1, None)),
+        ("2", (2, None)),
+        ('"device=0,1",driver=nvidia', (0, ["0", "1"])),
+        ("capabilities=utility", (1, None)),
+    ],
+)
+def test_gpus(text: str, wanted: tuple[int, list[str] | None]) -> None:
+    found = gpu_request(text)
+    assert (found["Count"], found["DeviceIDs"]) == wanted
+    assert "gpu" in found["Capabilities"][0]
+
+
+@pytest.mark.parametrize(
+    ("text", "cdi"),
+    [
+        ("vendor.com/class=dev", True),
+        ("/dev/null", False),
+        ("/dev/by-id/a=b", False),
+        ("a=b", False),
+        ("a/b=", False),
+    ],
+)
+def test_cdi_names_are_no_paths(text: str, cdi: bool) -> None:
+    assert is_cdi(text) is cdi
+
+
+def test_values_that_cannot_be_are_refused_with_the_flags_name() -> None:
+    for arguments in (
+        ["--cpus", "x"], ["--cpus", "0.0000000001"], ["--add-host", "x"], ["--ulimit", "nofile=9:1"], ["-m", "1q"],
+        ["--health-timeout", "soon"], ["--device", "/a:/b:/c:d"], ["--attach", "stdfoo"], ["--sysctl", "a"],
+        ["--memory-swappiness", "101"], ["--mac-address", "a:b"], ["--gpus", "x=y"], ["--label", "=a"], ["-e", "=a"],
+        ["--network", "alias=x"], ["--expose", "a"], ["--security-opt", "bad"], ["--env-file", "/nonexistent/file"],
+        ["--blkio-weight-device", "/dev/sda:5"], ["--device-read-bps", "sda:1m"],
+    ):  # fmt: skip
+        with pytest.raises(FlagError, match=arguments[0] if arguments[0] != "-m" else "--memory"):
+            request(*arguments, "image")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--rm", "--restart", "always"],
+        ["-d", "-a", "stdout"],
+        ["--no-healthcheck", "--health-cmd", "x"],
+        ["--network", "host", "--network-alias", "x"],
+    ],
+)
+def test_contradictions_are_refused(arguments: list[str]) -> None:
+    with pytest.raises(UsageError):
+        request(*arguments, "image")
+
+
+def test_small_ones() -> None:
+    assert nano_cpus("0.25") == 250_000_000
+    assert [extra_host(text) for text in ("a:1.2.3.4", "a=::1", "a:[::2]")] == ["a:1.2.3.4", "a:::1", "a:::2"]
+    assert port_bindings(["published=8080,target=80,protocol=udp"], ["7-8"]) == (
+        {"80/udp": [{"HostIp": "", "HostPort": "8080"}]},
+        {"80/udp": {}, "7/tcp": {}, "8/tcp": {}},
+    )
+
+
+def test_networks_of_a_container() -> None:
+    got = request(
+        "--network", "name=a,alias=x,ip=10.0.0.2", "--network", "b", "--network-alias", "y", "image"
+    )
+    assert got["HostConfig"]["NetworkMode"] == "a"
+    assert got["NetworkingConfig"]["EndpointsConfig"] == {
+        "a": {"Aliases": ["y"], "IPAMConfig": {"IPv4Address": "10.0.0.2"}},
+        "b": {},
+    }
+    assert request("image")["NetworkingConfig"]["EndpointsConfig"] == {}
+
+
+def test_a_seccomp_profile_is_sent_as_what_it_says(tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text('{ "defaultAction": "SCMP_ACT_ALLOW" }')
+    got = request(
+        "--security-opt", f"seccomp={tmp_path}/p.json", "--security-opt", "systempaths=unconfined", "image"
+    )
+    assert got["HostConfig"]["SecurityOpt"] == ['seccomp={"defaultAction":"SCMP_ACT_ALLOW"}']
+    assert (got["HostConfig"]["MaskedPaths"], got["HostConfig"]["ReadonlyPaths"]) == ([], [])
+
+
+def test_subnets_get_what_lies_in_them() -> None:
+    pools = ipam_config(
+        ["10.1.0.0/16", "fd00::/64"], ["10.1.5.0/24"], ["fd00::1", "10.1.0.1"], {"printer": "10.1.0.9"}
+    )
+    assert pools == [
+        {"Subnet": "10.1.0.0/16", "IPRange": "10.1.5.0/24", "Gateway": "10.1.0.1", "AuxiliaryAddresses": {"printer": "10.1.0.9"}},
+        {"Subnet": "fd00::/64", "Gateway": "fd00::1"},
+    ]  # fmt: skip
+    for arguments in (
+        (["10.1.0.0/16"], ["10.2.0.0/24"], [], {}),
+        (["10.1.0.0/16", "10.1.2.0/24"], [], [], {}),
+        ([], [], ["10.1.0.1"], {}),
+        (["x"], [], [], {}),
+        (["10.1.0.0/16"], [], ["10.1.0.1", "10.1.0.2"], {}),
+        (["10.1.0.0/16"], [], [], {"a": "10.2.0.1"}),
+    ):
+        with pytest.raises(UsageError):
+            ipam_config(*arguments)
