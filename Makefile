@@ -56,6 +56,9 @@ suites-attacks: setup ## races between copying and renaming 10,000 times; the at
 	LONGSHORE_ATTACK_COPIES=10000 $(PYTEST) -s --timeout 1800 tests/engine/kernel/test_attack_08_copy_races.py
 	$(BIN)/python -m tests.engine.attack_defences
 
+suites-runc: setup ## runc's own suite with Debian's runc and with longshore-oci, compared by test name
+	@$(BIN)/python -m tests.suites.runc
+
 bench: setup ## side by side with Debian's docker.io, printed as ratios
 	@$(BIN)/python -m tests.bench
 

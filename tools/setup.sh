@@ -45,6 +45,23 @@ unpack_docker() {
     rm -rf build/debs
 }
 
+# Podman and what it is linked with, in the names of Debian 12 and 13: a caller of longshore-oci.
+unpack_podman() {
+    [ -x build/podman/usr/bin/podman ] && return 0
+    say "Debian's podman, unpacked into build/podman"
+    rm -rf build/podman build/debs
+    mkdir -p build/podman build/debs
+    names=""
+    for name in podman conmon golang-github-containers-common libgpgme11 libgpgme11t64 libassuan0 libassuan9 libsubid4 \
+        libsubid5 libsqlite3-0 libglib2.0-0 libglib2.0-0t64; do
+        apt-cache show --no-all-versions "$name" >/dev/null 2>&1 && names="$names $name"
+    done
+    # shellcheck disable=SC2086
+    (cd build/debs && apt-get -qq download $names)
+    for deb in build/debs/*.deb; do dpkg-deb -x "$deb" build/podman; done
+    rm -rf build/debs
+}
+
 python_environment() {
     python=$(for name in python3 python3.13 python3.12 python3.11; do
         path=/usr/bin/$name
@@ -68,4 +85,5 @@ python_environment() {
 mkdir -p build
 install_packages
 unpack_docker
+unpack_podman
 python_environment

@@ -263,6 +263,8 @@ def cgroup_parent() -> Iterator[None]:
     finally:
         cgroups.kill_all(PARENT)
         cgroups.remove(PARENT)
+        # longshore-oci makes groups in hierarchies too that we do not use
+        cgroups.remove_empty(hierarchy.path(PARENT) for hierarchy in layout().hierarchies)
 
 
 def pytest_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:

@@ -23,7 +23,7 @@ def main() -> int:
         "--runc", default=os.environ.get("RUNC_REFERENCE", ""), help="the runc to compare with"
     )
     parser.add_argument("--filter", default="", help="only tests whose name matches")
-    parser.add_argument("--test-timeout", type=int, default=60, metavar="SECONDS")
+    parser.add_argument("--file-timeout", type=int, default=900, metavar="SECONDS")
     parser.add_argument("--again", action="store_true", help="keep the results of runc from the last run")
     parser.add_argument("files", nargs="*", help="names like run or run.bats; all when empty")
     arguments = parser.parse_args()
@@ -47,7 +47,7 @@ def main() -> int:
             if not (arguments.again and name == "runc" and kept.exists()):
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 text = run.run_file(
-                    file, runtime, commands, deadline=arguments.test_timeout, only=arguments.filter
+                    file, runtime, commands, deadline=arguments.file_timeout, only=arguments.filter
                 )
                 kept.write_text(text)
             comparison.add(file.stem, name, run.names(file), run.parse_tap(kept.read_text()))

@@ -29,7 +29,17 @@ _TOOLS = {
     "jq": ("jq", "libjq1", "libonig5"),
     "newuidmap": ("uidmap",),
 }
-_QUICK = ("recvtty", "pidfd-kill")  # helpers that the suite does not wait for: without the site's modules
+# A test that ends at once kills them by the file of their process id, which must be there before python is.
+_TELL_PID = """before=
+for word; do
+    case $before in -pid-file | --pid-file) echo $$ >"$word" ;; esac
+    before=$word
+done"""
+_QUICK = (
+    "recvtty",
+    "pidfd-kill",
+    "seccompagent",
+)  # helpers that the suite does not wait for: without the site's modules
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -176,7 +186,7 @@ def _add_helpers(folder: Path) -> None:
         for place in (folder / "contrib/cmd" / name / name, folder / "tests/cmd/_bin" / name):
             place.parent.mkdir(parents=True, exist_ok=True)
             options = " -I -S" if name in _QUICK else ""
-            _script(place, f'exec {sys.executable}{options} {helper} "$@"')
+            _script(place, f'{_TELL_PID}\nexec {sys.executable}{options} {helper} "$@"')
 
 
 def _add_images(testdata: Path) -> None:
@@ -186,6 +196,8 @@ def _add_images(testdata: Path) -> None:
         root = PLACE / f"busybox.{os.getpid()}"
         try:
             images.busybox_rootfs(root)
+            for name in ("proc", "sys", "run"):  # that of the suite has none: tests put links there
+                (root / name).rmdir()
             _pack(root, busybox)
         finally:
             shutil.rmtree(root)

@@ -6,7 +6,6 @@ from typing import Any
 
 from longshore.kernel import capabilities
 from longshore.oci.runtime_spec import (
-    SECCOMP_ANNOTATION,
     VERSION,
     Capabilities,
     DeviceRule,
@@ -42,7 +41,7 @@ MASKED = (
     *(f"/proc/{name}" for name in ("timer_list", "timer_stats", "sched_debug", "scsi")),
     *("/sys/firmware", "/sys/devices/virtual/powercap"),
 )
-NAMESPACES = ("pid", "network", "ipc", "uts", "mount", "cgroup")
+NAMESPACES = ("pid", "network", "ipc", "uts", "mount")  # and cgroup where all is v2
 READONLY = tuple(f"/proc/{name}" for name in ("bus", "fs", "irq", "sys", "sysrq-trigger"))
 
 
@@ -61,7 +60,6 @@ def default_spec() -> Spec:
         root=Root(readonly=True),
         hostname="longshore",
         mounts=MOUNTS,
-        annotations={SECCOMP_ANNOTATION: "default"},
         linux=Linux(
             namespaces=tuple(map(Namespace, NAMESPACES)),
             resources=Resources(devices=(DeviceRule(allow=False),)),

@@ -61,8 +61,13 @@ _V1_NAMES = frozenset(
 )
 
 
-def parse_layout(mountinfo: str, v2_controllers: dict[str, tuple[str, ...]]) -> Layout:
-    """From the text of /proc/self/mountinfo; `v2_controllers` maps a cgroup2 mount to what it offers. Pure."""
+def parse_layout(
+    mountinfo: str, v2_controllers: dict[str, tuple[str, ...]], *, whole: bool = False
+) -> Layout:
+    """From the text of /proc/self/mountinfo; `v2_controllers` maps a cgroup2 mount to what it offers. Pure.
+
+    `whole`: use also a v2 beside v1 that has nothing to set.
+    """
     found: dict[str, Hierarchy] = {}
     seen: set[tuple[str, ...]] = set()
     for line in mountinfo.splitlines():
@@ -88,7 +93,7 @@ def parse_layout(mountinfo: str, v2_controllers: dict[str, tuple[str, ...]]) -> 
                 each.mount,
                 each.controllers,
                 each.version,
-                each.version == 1 or not _WORTH_JOINING.isdisjoint(each.controllers),
+                whole or each.version == 1 or not _WORTH_JOINING.isdisjoint(each.controllers),
             )
             for each in hierarchies
         )
@@ -107,4 +112,14 @@ def layout() -> Layout:
                 offered[mount] = tuple(files.read(f"{mount}/cgroup.controllers").split())
             except OSError:
                 offered[mount] = ()
-    return parse_layout(text, offered)
+    return parse_layout(text, offered, whole=_whole)
+
+
+_whole = False
+
+
+def use_whole_layout() -> None:
+    """For the rest of this process: make groups in every hierarchy, as callers of an OCI runtime expect it."""
+    global _whole
+    _whole = True
+    layout.cache_clear()

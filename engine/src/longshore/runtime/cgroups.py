@@ -59,10 +59,13 @@ def systemd_runs() -> bool:
     return os.path.isdir("/run/systemd/system")  # noqa: PTH112
 
 
-def create(cgroup: str, resources: Resources | None, *, scope: NewScope | None = None) -> list[str]:
+def create(
+    cgroup: str, resources: Resources | None, *, scope: NewScope | None = None, occupied: bool = False
+) -> list[str]:
     """Make the group in every hierarchy and set its limits; returns warnings.
 
-    With a `scope` the group is systemd's, and the scope's process is in it on return.
+    With a `scope` the group is systemd's, and the scope's process is in it on return. `occupied`: processes of others
+    may be in it.
     Raises Conflict when it exists with processes in it, Unsupported for a limit whose controller this machine lacks,
     InvalidArgument, StartFailed when the kernel refuses; then nothing made here is left, but for a scope, which ends
     with its process.
@@ -78,7 +81,7 @@ def create(cgroup: str, resources: Resources | None, *, scope: NewScope | None =
     try:
         fresh = True
         for hierarchy in where.used():
-            fresh &= make_group(hierarchy, cgroup, needed, occupied=scope is not None)
+            fresh &= make_group(hierarchy, cgroup, needed, occupied=occupied or scope is not None)
             made.append(hierarchy.path(cgroup))
         if not where.pure_v2:
             plan += plan_devices_v1(policy)

@@ -197,6 +197,7 @@ def _enter_as_other_user(job: InitJob, warnings: list[str]) -> tuple[int, Mounte
         os.close(offsets)
     if os.fork():
         os._exit(0)
+    os.setsid()  # a terminal is for the leader of a session
     # The procfs is still the host's: it names us as our parent does.
     send(channel, PROCESS + os.readlink("/proc/self").encode())  # noqa: PTH115 (no pathlib after fork)
     _new_cgroup_namespace(job)

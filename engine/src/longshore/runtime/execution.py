@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import signal
+import socket
 import stat
 import struct
 import termios
@@ -186,7 +188,9 @@ def _plan(
     filter_ = filter_of(spec, plan)
     least = 3 + len(extra)
     extra = tuple(keep(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, least)) for fd in extra)
-    go, release = map(keep, os.pipe()) if filter_ is not None and filter_.listener else (-1, -1)
+    ours = theirs_end = -1
+    if filter_ is not None and filter_.listener:
+        ours, theirs_end = (keep(end.detach()) for end in socket.socketpair())
     # Nothing is opened from here on: the number that the child's first open will get is known
     free = os.dup(cwd)
     os.close(free)
@@ -210,12 +214,17 @@ def _plan(
         script.call("dup3", fd, number, 0, what="error connecting the standard streams")
     if terminal is not None:
         script.call("ioctl", 0, termios.TIOCSCTTY, 0, what="error creating the console")
+    what = f'error setting the working directory "{plan.cwd}"'
+    early = os.access(f"/proc/self/fd/{cwd}", os.X_OK)  # as program.try_directory
+    if early:
+        script.call("fchdir", cwd, what=what)
     _add_identity(script, plan, identity, keep_admin=filter_ is not None and not plan.no_new_privileges)
-    script.call("fchdir", cwd, what=f'error setting the working directory "{plan.cwd}"')
+    if not early:
+        script.call("fchdir", cwd, what=what)
     for number, fd in enumerate(extra, 3):
         script.call("dup3", fd, number, 0, what="error passing a descriptor on")
-    if go >= 0:
-        script.call("dup3", go, least, os.O_CLOEXEC)
+    if theirs_end >= 0:
+        script.call("dup3", theirs_end, least, os.O_CLOEXEC)
         least += 1
     script.call("close_range", least, 0xFFFFFFFF, 0)
     script.call("rt_sigprocmask", signal.SIG_SETMASK, bytes(8), 0, 8)
@@ -231,22 +240,27 @@ def _plan(
             what=f'exec: "{plan.args[0]}"',
             may_fail=number < len(programs),  # as execvp(3): the next one may be allowed
         )
-    if filter_ is None or go < 0:
+    if filter_ is None or ours < 0:
         return master, None
-    return master, _supervised(filter_, target, least, release)
+    return master, _supervised(filter_, target, least, ours)
 
 
-def _supervised(filter_: Filter, target: _Target, number: int, release: int) -> Callable[[int], None]:
-    """Fetch the listener from the child and hand it on; then the child, which waits, may go on."""
+def _supervised(filter_: Filter, target: _Target, number: int, child: int) -> Callable[[int], None]:
+    """Wait until the child has closed what it inherited, so that the number cannot mean anything else. Fetch the listener from the child and hand it on; then the child, which waits, may go on."""
     told = state(target.spec, target.id, target.bundle, "running", target.pid)
 
     def meanwhile(pid: int) -> None:
         pidfd = os.pidfd_open(pid)
         try:
+            poll = select.poll()
+            poll.register(child, select.POLLIN)
+            poll.register(pidfd, select.POLLIN)
+            if child not in dict(poll.poll()):
+                return  # it has failed before
             supervisor.hand_over(filter_.listener, filter_.metadata, number, told, pid, pidfd)
         finally:
             os.close(pidfd)
-        os.write(release, b"1")
+        os.write(child, b"1")
 
     return meanwhile
 
@@ -400,12 +414,13 @@ def _available_capabilities() -> int:
 def _add_filter(script: Script, filter_: Filter, plan: ProcessPlan, identity: Identity, go: int) -> None:
     """Without no_new_privs loading needs CAP_SYS_ADMIN, which is dropped only then.
 
-    With a supervisor the child then waits for a byte from `go`: we have fetched the listener, whose number is the
-    next one.
+    With a supervisor the child tells through `go` that it is about to, and then waits for a byte from there: we have
+    fetched the listener, whose number is the next one.
     """
     code, flags = filter_.program, filter_.flags
     if filter_.listener:
         flags |= SECCOMP_FILTER_FLAG_NEW_LISTENER
+        script.call("write", go, b"1", 1)
     value = struct.pack("@HP", len(code) // 8, script.pointer_to(code))  # struct sock_fprog
     script.call("seccomp", SECCOMP_SET_MODE_FILTER, flags, value, what="error loading the seccomp filter")
     if filter_.listener:

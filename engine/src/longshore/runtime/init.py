@@ -70,6 +70,7 @@ class Init:
     _channel: socket.socket | None = None
     _reaped: bool = False
     _host_hooks: Callable[[int], None] | None = None
+    _cgroup_is_ours: bool = True
 
     def proceed(self) -> None:
         """Let it execute its program; returns when execve(2) has succeeded.
@@ -127,7 +128,7 @@ class Init:
         if not self._reaped:
             self._reaped = True
             _kill_and_reap(self.pid, self.pidfd)
-            if self.cgroup:
+            if self.cgroup and self._cgroup_is_ours:
                 cgroups.kill_all(self.cgroup)
                 cgroups.remove(self.cgroup)
         fds = (self.stdin_fd, self.stdout_fd, self.stderr_fd, self.console_fd, self.netns_fd, self.netlink_fd)
@@ -197,6 +198,7 @@ def spawn_init(
     stdio: tuple[int, int, int] | None = None,
     extra: tuple[int, ...] = (),
     gate: int = -1,
+    shared_cgroup: bool = False,
 ) -> Init:
     """Fork the container's first process into its namespaces and cgroup.
 
@@ -205,7 +207,7 @@ def spawn_init(
     Raises StartFailed, InvalidArgument or Unsupported; then everything made is undone.
     The caller's later children (os.fork) are born in the container's pid and time namespace.
     `stdio`: descriptors to use as 0, 1 and 2 instead of new pipes, `extra` those for 3 and up, `gate` a listening
-    socket to wait at (see above); all of them stay the caller's.
+    socket to wait at (see above); all of them stay the caller's. `shared_cgroup`: others are in its cgroup already.
     """
     plan = plan_container(launch)
     spec = launch.spec
@@ -239,8 +241,11 @@ def spawn_init(
         init.pidfd = os.pidfd_open(pid)
         # The child makes its namespaces while we make its cgroup.
         scope = _scope(launch, pid) if launch.systemd_cgroup else None
-        init.warnings += cgroups.create(cgroup, spec.linux.resources, scope=scope)
-        made.append(cgroup)
+        resources = spec.linux.resources
+        init.warnings += cgroups.create(cgroup, resources, scope=scope, occupied=shared_cgroup)
+        init._cgroup_is_ours = not shared_cgroup  # pyright: ignore[reportPrivateUsage]
+        if not shared_cgroup:
+            made.append(cgroup)
         _permit(ours, b"C")
         init._channel = ours  # pyright: ignore[reportPrivateUsage]
         if plan.host_hooks:

@@ -173,10 +173,26 @@ def enter_directory(root_fd: int, path: str, *, make: bool) -> int:
         return make_directories(root_fd, path) if make else openat2(root_fd, path, os.O_PATH | os.O_DIRECTORY)
 
 
+def try_directory(fd: int) -> bool:
+    """Enter it with the privileges that we still have: the user may not be allowed to, and need not be.
+
+    False: only the user may, as on a FUSE filesystem or on NFS.
+    """
+    try:
+        os.fchdir(fd)
+    except PermissionError:
+        return False
+    return True
+
+
 def change_directory(fd: int, path: str) -> None:
-    """Enter it and make sure that it is inside of the root, getcwd(2) says "(unreachable)" otherwise."""
     with Doing(f'setting the working directory "{path}"'):
         os.fchdir(fd)
+
+
+def check_directory(path: str) -> None:
+    """Make sure that we are inside of the root, getcwd(2) says "(unreachable)" otherwise."""
+    with Doing(f'setting the working directory "{path}"'):
         try:
             inside = os.getcwd().startswith("/")
         except FileNotFoundError:
@@ -304,6 +320,10 @@ def execute(entry: Entry, identity: Identity, environment: dict[str, str], progr
     if plan.with_init:
         _fork_under_init(channel)
     channel.send(EXECUTING)
+    for number, fd in enumerate(entry.extra, 3):
+        os.dup2(fd, number, inheritable=True)
+    # Before the filter: of the calls that it may refuse we need as few as possible behind it
+    close_range(3 + len(entry.extra), flags=CLOSE_RANGE_CLOEXEC)
     if plan.personality is not None:
         with Doing("setting the personality"):
             processes.set_personality(plan.personality)
@@ -315,9 +335,6 @@ def execute(entry: Entry, identity: Identity, environment: dict[str, str], progr
             capabilities.capset(effective & available, permitted & available, inheritable & available)
     if entry.hooks:
         run_hooks("startContainer", entry.hooks, {**entry.told, "pid": os.getpid()})
-    for number, fd in enumerate(entry.extra, 3):
-        os.dup2(fd, number, inheritable=True)
-    close_range(3 + len(entry.extra), flags=CLOSE_RANGE_CLOEXEC)
     try:
         os.execve(program, plan.args, environment)
     except OSError as error:
@@ -424,8 +441,11 @@ def finish(entry: Entry) -> NoReturn:
         _out_of_the_way(entry)
     close_all_except((entry.channel.fileno(), cwd, entry.gate, *entry.extra))
     keep_admin = entry.filter is not None and not plan.no_new_privileges
+    entered = try_directory(cwd)
     take_identity(plan, identity, (0, 1, 2), keep_admin=keep_admin)
-    change_directory(cwd, plan.cwd)
+    if not entered:
+        change_directory(cwd, plan.cwd)
+    check_directory(plan.cwd)
     os.close(cwd)
     program = find_program(plan.args[0], environment)
     if entry.wait:

@@ -46,9 +46,9 @@ def main() -> int:
         sealed = seal_interpreter()
         # argv[0] must be the interpreter's real path: Python derives its prefix, and with that its modules, from it.
         os.execv(f"/proc/self/fd/{sealed}", [sys.executable, *sys.orig_argv[1:]])
-    from longshore.runtime import oci_command
+    from longshore.runtime.oci_command.main import main as run_command
 
-    return oci_command.main()
+    return run_command()
 
 
 if __name__ == "__main__":

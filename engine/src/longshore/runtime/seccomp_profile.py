@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from longshore.oci.runtime_spec import Seccomp, SyscallArgument, SyscallRule
 
 CACHE = Path("/var/cache/longshore/seccomp")
 _NOTIFY = "SCMP_ACT_NOTIFY"
-_GENERATION = 3  # of the compiler's settings below; part of the digest
+_GENERATION = 4  # of the compiler's settings below; part of the digest
 
 _ALLOWED = """
     _llseek _newselect accept accept4 access adjtimex alarm arch_prctl arm_fadvise64_64 bind brk cachestat
@@ -272,19 +273,69 @@ def compile_profile(profile: Seccomp) -> bytes:
         action = _action(library, rule.action, rule.errno_ret)
         if action == default:
             continue  # says nothing, and libseccomp refuses it
-        arguments = [_argument(library, argument) for argument in rule.args]
         for name in rule.names:
             if library.resolve_syscall(own, name) == -1:  # __NR_SCMP_ERROR: not known to this libseccomp
                 continue
             try:
-                filter_.add_rule(action, name, *arguments)
+                for arguments in _alternatives(rule.args):
+                    filter_.add_rule(action, name, *(_argument(library, argument) for argument in arguments))
             except OSError as cause:
                 raise InvalidArgument(f'seccomp rule for "{name}" is refused', detail=str(cause)) from cause
     fd = os.memfd_create("seccomp")
     with os.fdopen(fd, "r+b") as file:
         filter_.export_bpf(file)
         file.seek(0)
-        return file.read()
+        return _unknown_calls(library, profile) + file.read()
+
+
+def _alternatives(arguments: tuple[SyscallArgument, ...]) -> list[tuple[SyscallArgument, ...]]:
+    """Conditions hold together, unless two are about one argument: then any of them is enough, as runc has it."""
+    if len({argument.index for argument in arguments}) == len(arguments):
+        return [arguments]
+    return [(argument,) for argument in arguments]
+
+
+# What an instruction of classic BPF is called in linux/filter.h, and seccomp_data's offsets
+_LOAD, _IF_EQUAL, _IF_GREATER, _IF_AT_LEAST, _RETURN = 0x20, 0x15, 0x25, 0x35, 0x06
+_NUMBER_AT, _MACHINE_AT = 0, 4
+_X32_BIT = 0x40000000
+_AUDIT = {"X86": 0x40000003, "X86_64": 0xC000003E, "ARM": 0x40000028, "AARCH64": 0xC00000B7}
+_PERMISSIVE = frozenset({"SCMP_ACT_ALLOW", "SCMP_ACT_LOG", "SCMP_ACT_TRACE"})
+
+
+def _unknown_calls(library: Any, profile: Seccomp) -> bytes:
+    """Instructions before the filter: a call newer than all that the profile names gets ENOSYS.
+
+    A profile that refuses what it does not list would otherwise answer EPERM to calls that its author could not know,
+    and C libraries would not fall back to older ones. Not where the profile itself says what they get.
+    """
+    if profile.default_action in _PERMISSIVE or profile.default_errno_ret is not None:
+        return b""
+    named = {name.removeprefix("SCMP_ARCH_") for name in profile.architectures}
+    limits: list[tuple[int, int]] = []
+    own = library.system_arch()
+    for name, audit in _AUDIT.items():
+        architecture = getattr(library.Arch, name)
+        if architecture == own or name in named:
+            numbers = (
+                library.resolve_syscall(architecture, each)
+                for rule in profile.syscalls
+                for each in rule.names
+            )
+            limits.append((audit, max((number for number in numbers if 0 <= number < _X32_BIT), default=-1)))
+    limits = [(audit, most) for audit, most in limits if most >= 0]
+    block = 5
+    program: list[tuple[int, int, int, int]] = [(_LOAD, 0, 0, _MACHINE_AT)]
+    for index, (audit, most) in enumerate(limits):
+        after = (len(limits) - index - 1) * block  # instructions behind this block
+        program += [
+            (_IF_EQUAL, 0, block - 1, audit),
+            (_LOAD, 0, 0, _NUMBER_AT),
+            (_IF_AT_LEAST, after + 2, 0, _X32_BIT),
+            (_IF_GREATER, 0, after + 1, most),
+            (_RETURN, 0, 0, 0x00050000 | errno.ENOSYS),
+        ]
+    return b"".join(struct.pack("=HBBI", *step) for step in program) if limits else b""
 
 
 def _library() -> Any:

@@ -1,17 +1,44 @@
 """A seccomp agent, as the suite expects one: it makes folders for the container with the listener's metadata as
 suffix, answers chmod with ENOMEDIUM, and lets everything else go on. seccomp_unotify(2)
-"""
 
-import argparse
+seccompagent -socketfile=PATH [-pid-file PATH]. The suite does not wait for it, so it listens before it imports the rest.
+"""
+# ruff: noqa: E402
+
+import _socket
+import os
+import sys
+
+
+def listen(words: list[str]) -> _socket.socket:
+    values: dict[str, str] = {}
+    while words:
+        name, equals, value = words.pop(0).lstrip("-").partition("=")
+        values[name] = value if equals else words.pop(0)
+    if path := values.get("pid-file"):
+        with open(path, "w") as file:
+            file.write(str(os.getpid()))
+    path = values.get("socketfile", "/run/seccomp-agent.socket")
+    if os.path.lexists(path):
+        os.unlink(path)  # noqa: PTH108 (no pathlib yet)
+    listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    listener.bind(path)
+    listener.listen()
+    return listener
+
+
+LISTENER = listen(sys.argv[1:])
+
+import site
+
+site.main()  # we were started without
+
 import errno
 import fcntl
 import json
-import os
 import socket
 import struct
-import sys
 import threading
-from pathlib import Path
 
 import pyseccomp
 
@@ -63,16 +90,7 @@ def serve(fd: int, metadata: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("seccompagent")
-    parser.add_argument("-socketfile", default="/run/seccomp-agent.socket")
-    parser.add_argument("-pid-file")
-    arguments = parser.parse_args()
-    Path(arguments.socketfile).unlink(missing_ok=True)
-    if arguments.pid_file:
-        Path(arguments.pid_file).write_text(str(os.getpid()))
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(arguments.socketfile)
-    listener.listen()
+    listener = socket.socket(fileno=LISTENER.detach())
     while True:
         peer, _address = listener.accept()
         with peer:
