@@ -46,6 +46,8 @@ def main() -> int:
         sealed = seal_interpreter()
         # argv[0] must be the interpreter's real path: Python derives its prefix, and with that its modules, from it.
         os.execv(f"/proc/self/fd/{sealed}", [sys.executable, *sys.orig_argv[1:]])
+    # msgspec asks it for what typing has since Python 3.11, and its import costs a third of a short command
+    sys.modules["typing_extensions"] = None  # pyright: ignore[reportArgumentType]
     from longshore.runtime.oci_command.main import main as run_command
 
     return run_command()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from pathlib import Path
 
 import msgspec
@@ -73,6 +72,8 @@ class Store:
         return found
 
     def forget(self, container_id: str) -> None:
+        import shutil  # not for the commands that only look
+
         shutil.rmtree(self.folder(container_id), ignore_errors=True)
 
     def gate(self, container_id: str) -> Path:
