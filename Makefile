@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest -q
 
-.PHONY: help setup bundle demo demo-clean test lint types imports unit kernel compat collection fleet test-vm suites-attacks bench clean
+.PHONY: help setup bundle demo demo-clean test lint types imports unit kernel compat collection fleet test-vm suites suites-attacks suites-dockerpy bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,11 @@ fleet: setup ## the demo as a test
 
 test-vm: setup ## the engine in a QEMU machine with systemd and cgroup v2
 	$(PYTEST) tests/vm
+
+suites: suites-attacks suites-dockerpy ## other people's test suites against our engine; long, so not a part of `make test`
+
+suites-dockerpy: setup ## docker-py's own integration suite (FILES=… for some of it)
+	$(BIN)/python -m tests.suites.dockerpy $(FILES)
 
 suites-attacks: setup ## races between copying and renaming 10,000 times; the attacks without each defence
 	LONGSHORE_ATTACK_COPIES=10000 $(PYTEST) -s --timeout 1800 tests/engine/kernel/test_attack_08_copy_races.py

@@ -182,7 +182,7 @@ def test_exec_runs_beside_the_first_process(daemon: Any) -> None:
     assert daemon.docker("exec", "-u", "nobody", "e1", "id", "-u").out == "65534\n"
     assert daemon.docker("exec", "-i", "e1", "cat", input=b"in").out == "in"
     assert daemon.docker("exec", "e1", "sh", "-c", "exit 9", check=False).code == 9
-    assert daemon.docker("exec", "e1", "no-such-command", check=False).code == 127
+    assert daemon.docker("exec", "e1", "no-such-command", check=False).code == 126
     assert daemon.docker("exec", "e1", "/etc/passwd", check=False).code == 126
     daemon.docker("exec", "-d", "e1", "sh", "-c", "echo x > /tmp/detached")
     assert "No such container: none" in daemon.docker("exec", "none", "true", check=False).err

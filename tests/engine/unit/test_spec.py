@@ -226,8 +226,8 @@ def test_parents_are_mounted_before_children() -> None:
 
 def test_propagation_reaches_the_root() -> None:
     assert spec().linux.rootfs_propagation == ""
-    assert spec({"Binds": ["/a:/b:rslave"]}).linux.rootfs_propagation == "rslave"
-    assert spec({"Binds": ["/a:/b:rshared", "/c:/d:rslave"]}).linux.rootfs_propagation == "rshared"
+    assert spec({"Binds": ["/a:/b:rslave"]}).linux.rootfs_propagation == "slave"
+    assert spec({"Binds": ["/a:/b:rshared", "/c:/d:rslave"]}).linux.rootfs_propagation == "shared"
 
 
 def test_sysctls() -> None:

@@ -69,7 +69,6 @@ def request(host: dict[str, Any] | None = None, **config: Any) -> CreateRequest:
         ({"Links": ["db"], "NetworkMode": "host"}, "can't be used with links"),
         ({"ConsoleSize": [-1, 70000]}, "ConsoleSize"),
         ({"Annotations": {"": "x"}}, "Annotations"),
-        ({"VolumeDriver": "nfs"}, 'volume plugin nfs: plugin "nfs" not found'),
         ({"GroupAdd": ["a\nb"]}, "GroupAdd"),
         ({"SecurityOpt": ["systempaths=open"]}, "SecurityOpt"),
         ({"Cgroup": "container:x"}, "invalid Cgroup"),

@@ -5,8 +5,11 @@ its writing half and still wants all output.
 """
 
 import asyncio
+import fcntl
 import logging
 import select
+import sys
+import termios
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -30,6 +33,9 @@ READ_AHEAD = 1 << 20  # bytes that may wait in memory before we stop reading
 PIECE = 1 << 16
 DRAIN_LIMIT = 1 << 18  # an unread body up to this size is skipped to keep the connection, as Go does
 LINGER_SECONDS = 2.0
+HEAD_SECONDS = (
+    0.1  # how long the first bytes of a hijacked stream wait for the client to read the reply's head
+)
 PROBE_SECONDS = 5.0  # how often a half-closed hijacked connection is asked whether its peer still exists
 
 Dispatch = Callable[[Head, "Body", bool], Awaitable[AnyReply]]
@@ -125,11 +131,15 @@ class Hijacked:
     def __init__(self, connection: "Connection", inbox: Inbox) -> None:
         self._connection = connection
         self._inbox = inbox
+        self._begun = False
 
     async def read(self) -> bytes:
         return await self._inbox.pop()
 
     async def write(self, data: bytes) -> None:
+        if not self._begun:
+            self._begun = True
+            await self._connection.head_taken()
         self._connection.write(data)
         await self._connection.drain()
 
@@ -215,6 +225,22 @@ class Connection(asyncio.Protocol):
             await self._drained
         if self._lost:
             raise ConnectionResetError("the client went away")
+
+    async def head_taken(self) -> None:
+        """Wait a moment until a client on a unix socket has read what was written so far.
+
+        docker-py reads the head through a buffer and then the raw socket: what comes in one packet with the head
+        is lost to it. Docker is slow enough never to be that fast.
+        """
+        if self._tcp or self._transport is None:
+            return
+        sock = self._transport.get_extra_info("socket")
+        deadline = time.monotonic() + HEAD_SECONDS
+        while not self._lost and time.monotonic() < deadline:
+            pending = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))  # unix(7): SIOCOUTQ
+            if not int.from_bytes(pending, sys.byteorder):
+                return
+            await asyncio.sleep(0.001)
 
     def write_eof(self) -> None:
         if self._transport is not None and not self._lost and self._transport.can_write_eof():
@@ -392,7 +418,7 @@ class Connection(asyncio.Protocol):
         self._inbox.put_back(self._http.trailing_data[0])
         if self._eof:
             asyncio.get_running_loop().call_later(PROBE_SECONDS, self._probe)
-        headers = {**self._common, "Content-Type": reply.content_type}
+        headers = {**self._common, "Content-Type": reply.content_type, **reply.headers}
         if head.upgrade:
             headers |= {"Connection": "Upgrade", "Upgrade": head.headers["upgrade"]}
             self.write(self._http.send(switching(headers)))

@@ -42,18 +42,19 @@ async def list_containers(request: Request) -> AnyReply:
         all=query.flag("all"), limit=query.integer("limit", 0) or 0, filters=query.filters()
     )
     with_size = query.flag("size")
+    linked = request.engine.containers.linked_names()
     views: list[dict[str, Any]] = []
     names: dict[tuple[str, str], str] = {}  # a look-up parses the name, and a thousand have few
     for container in found:
         sizes = await request.engine.containers.sizes(container) if with_size else None
         key = (container.record.config.image, container.record.image_id)
         if (name := names.get(key)) is None:
-            name = names[key] = _image_name(request, container)
-        views.append(summary(container, name, sizes))
+            name = names[key] = image_name(request, container)
+        views.append(summary(container, name, sizes, linked.get(container.name, ())))
     return Reply(body=views)
 
 
-def _image_name(request: Request, container: Container) -> str:
+def image_name(request: Request, container: Container) -> str:
     """The name it was created by, while that name still means its image; the image's id otherwise."""
     record = container.record
     try:
@@ -66,7 +67,8 @@ def _image_name(request: Request, container: Container) -> str:
 async def show(request: Request) -> AnyReply:
     container = find(request)
     sizes = await request.engine.containers.sizes(container) if request.query.flag("size") else None
-    return Reply(body=inspect(container, sizes=sizes))
+    old = request.version < (1, 45)
+    return Reply(body=inspect(container, sizes=sizes, names_among_aliases=old))
 
 
 async def start(request: Request) -> AnyReply:
@@ -115,7 +117,8 @@ async def update(request: Request) -> AnyReply:
 
 async def remove(request: Request) -> AnyReply:
     if request.query.flag("link"):
-        raise InvalidArgument("links are not supported")
+        request.engine.containers.remove_link(request.parameters["id"])
+        return _NO_CONTENT
     await request.engine.containers.remove(
         find(request), force=request.query.flag("force"), volumes=request.query.flag("v")
     )
@@ -219,5 +222,5 @@ ROUTES = [
     Route("POST", "/containers/{id}/update", update),
     Route("POST", "/containers/{id}/resize", resize),
     Route("POST", "/containers/{id}/wait", wait),
-    Route("DELETE", "/containers/{id}", remove),
+    Route("DELETE", "/containers/{id:path}", remove),
 ]

@@ -1,47 +1,79 @@
 """Attaching to a container's streams, and execs: the hijacked connections."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from longshore.api.containers import MULTIPLEXED, RAW, find, size_of, stream_type
-from longshore.api.hijack import copy_streams, parse_detach_keys
+from longshore.api.hijack import converter, copy_streams, parse_detach_keys
 from longshore.api.http import AnyReply, ClientStream, Hijack, Reply, Request, Route
+from longshore.api.websocket import BINARY, TEXT, WebSocketStream, accept_headers
 from longshore.core.containers import LogOptions
+from longshore.core.containers.attach import Wanted
 from longshore.core.containers.streams import frame
 from longshore.core.execs import ExecSession
 from longshore.core.model import ExecRequest, ExecStartRequest, decode
-from longshore.errors import EngineError, InvalidArgument
+from longshore.errors import EngineError
 
 
 async def attach(request: Request) -> AnyReply:
     """Registered before the answer: `docker run` starts the container when it sees it."""
+    query = request.query
+    wanted = Wanted(query.flag("stdin"), query.flag("stdout"), query.flag("stderr"))
+    serve = _attaching(request, wanted)
+    return Hijack(serve, content_type=stream_type(find(request), request.version))
+
+
+async def attach_websocket(request: Request) -> AnyReply:
+    """Raw output in binary frames, both streams mixed; before 1.42 all three streams are attached (API history)."""
+    headers = accept_headers(request.headers)
+    query = request.query
+    wanted = Wanted(True, True, True)
+    if request.version >= (1, 42):
+        wanted = Wanted(query.flag("stdin"), query.flag("stdout"), query.flag("stderr"))
+    attached = _attaching(request, wanted, framed=False)
+
+    async def serve(client: ClientStream) -> None:
+        stream = WebSocketStream(client, BINARY if request.version >= (1, 28) else TEXT)
+        await attached(stream)
+        await stream.write_eof()
+
+    return Hijack(serve, headers=headers)
+
+
+def _attaching(
+    request: Request, wanted: Wanted, *, framed: bool | None = None
+) -> Callable[[ClientStream], Awaitable[None]]:
+    """Attach now; what is returned copies. `framed` None: as the container's streams are, frames without a tty."""
     container, query = find(request), request.query
-    containers = request.engine.containers
+    containers, tty = request.engine.containers, container.record.config.tty
     keys = parse_detach_keys(query.get("detachKeys", ""))
-    stdin = query.flag("stdin") and container.record.config.open_stdin
-    stdout, stderr = query.flag("stdout"), query.flag("stderr")
+    stdin = wanted.stdin and container.record.config.open_stdin
+    convert = converter(framed=not tty, wanted=not tty if framed is None else framed)
     attachment = None
     if query.flag("stream"):
-        attachment = containers.attach(container, stdin=stdin, stdout=stdout, stderr=stderr)
+        attachment = containers.attach(container, stdin=stdin, stdout=wanted.stdout, stderr=wanted.stderr)
 
     async def serve(client: ClientStream) -> None:
         try:
             if query.flag("logs"):
-                async for chunk in containers.logs(container, LogOptions(stdout=stdout, stderr=stderr)):
-                    await client.write(chunk)
+                options = LogOptions(stdout=wanted.stdout, stderr=wanted.stderr)
+                async for chunk in containers.logs(container, options):
+                    await client.write(convert(chunk))
             streams = await attachment.open() if attachment else None
             if streams:
                 await copy_streams(
                     client,
                     *streams,
                     stdin=stdin,
-                    detach_keys=keys if container.record.config.tty else b"",
+                    detach_keys=keys if tty else b"",
                     detached=lambda: containers.detached(container),
+                    convert=convert,
                 )
         finally:
             if attachment:
                 attachment.close()
 
-    return Hijack(serve, content_type=stream_type(container, request.version))
+    return serve
 
 
 async def create_exec(request: Request) -> AnyReply:
@@ -66,7 +98,9 @@ async def start_exec(request: Request) -> AnyReply:
         return Reply(200)
     execs.check_start(session)
     tty = session.request.tty
-    media = RAW if tty or request.version < (1, 42) else MULTIPLEXED
+    # Frames go by the Tty of this request, as in Docker; docker-py leaves it out and expects them then
+    convert = converter(framed=not tty, wanted=not body.tty)
+    media = RAW if body.tty or request.version < (1, 42) else MULTIPLEXED
     keys = parse_detach_keys(session.request.detach_keys) if tty else b""
 
     async def serve(client: ClientStream) -> None:
@@ -75,12 +109,19 @@ async def start_exec(request: Request) -> AnyReply:
             streams = await execs.start(session)
         except EngineError as error:
             text = f"{error}\r\n".encode()
-            await client.write(text if tty else frame("stdout", text))
+            await client.write(text if body.tty else frame("stdout", text))
             return
         ended = True
         if streams:
             stdin = session.request.attach_stdin
-            ended = await copy_streams(client, *streams, stdin=stdin, detach_keys=keys)
+            ended = await copy_streams(
+                client,
+                *streams,
+                stdin=stdin,
+                detach_keys=keys,
+                detached=lambda: execs.detached(session),
+                convert=convert,
+            )
         if ended:
             await execs.wait(session)  # clients ask for the exit code as soon as the stream ends
 
@@ -116,10 +157,6 @@ def exec_view(session: ExecSession) -> dict[str, Any]:
         "DetachKeys": "",
         "Pid": session.pid,
     }
-
-
-async def attach_websocket(request: Request) -> AnyReply:
-    raise InvalidArgument("attaching by websocket is not supported", hint="use POST /containers/{id}/attach")
 
 
 ROUTES = [

@@ -5,7 +5,9 @@ import re
 from collections.abc import Callable
 
 from longshore.api.http import ClientStream
+from longshore.core.containers.streams import frame
 from longshore.errors import InvalidArgument
+from longshore.oci.frames import Demultiplexer
 
 CHUNK = 1 << 16
 DEFAULT_DETACH_KEYS = "ctrl-p,ctrl-q"
@@ -51,6 +53,16 @@ class DetachFilter:
         return data
 
 
+def converter(*, framed: bool, wanted: bool) -> Callable[[bytes], bytes]:
+    """What turns output with frames or without into what the client asked for."""
+    if framed == wanted:
+        return bytes  # as it is
+    if wanted:
+        return lambda data: frame("stdout", data)
+    frames = Demultiplexer()
+    return lambda data: b"".join(payload for _, payload in frames.feed(data))
+
+
 async def copy_streams(
     client: ClientStream,
     reader: asyncio.StreamReader,
@@ -59,13 +71,14 @@ async def copy_streams(
     stdin: bool,
     detach_keys: bytes = b"",
     detached: Callable[[], None] = lambda: None,
+    convert: Callable[[bytes], bytes] = bytes,
 ) -> bool:
     """Copy both ways until the process's side ends, the client goes away or types the detach keys.
 
     Returns whether the output came to its end. The client's end of input is passed on as such; a client that only
-    watches may close its writing half at once.
+    watches may close its writing half at once. `convert` puts output into frames or takes it out of them.
     """
-    output = asyncio.create_task(_output(reader, client))
+    output = asyncio.create_task(_output(reader, client, convert))
     tasks: set[asyncio.Task[bool]] = {output}
     if stdin:
         filter = DetachFilter(detach_keys) if detach_keys else None
@@ -86,10 +99,13 @@ async def copy_streams(
         writer.close()
 
 
-async def _output(reader: asyncio.StreamReader, client: ClientStream) -> bool:
+async def _output(
+    reader: asyncio.StreamReader, client: ClientStream, convert: Callable[[bytes], bytes]
+) -> bool:
     try:
         while data := await reader.read(CHUNK):
-            await client.write(data)
+            if data := convert(data):
+                await client.write(data)
     except (ConnectionError, TimeoutError):
         return False  # the client or the process went away; the log has everything
     return True

@@ -135,6 +135,7 @@ class Hijack:
 
     serve: Callable[[ClientStream], Awaitable[None]]
     content_type: str = "application/vnd.docker.raw-stream"
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 AnyReply = Reply | Stream | Hijack

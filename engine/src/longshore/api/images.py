@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +12,7 @@ from longshore.api.http import AnyReply, Reply, Request, Route, Stream
 from longshore.api.progress import progress_stream
 from longshore.core.containers.inspect import DRIVER
 from longshore.core.images import Image, Progress
-from longshore.errors import InvalidArgument, Unsupported
+from longshore.errors import Conflict, InvalidArgument, Unsupported
 from longshore.oci.changes import apply_change
 from longshore.oci.image_config import ContainerDefaults, ImageConfig, RootFS
 from longshore.oci.reference import parse_reference
@@ -163,10 +164,12 @@ async def _import(request: Request, source: str) -> AnyReply:
 
 
 async def load_images(request: Request) -> AnyReply:
+    """A bad archive is told in the stream, behind status 200: docker-py and the CLI look for it there."""
+
     async def run(progress: Progress) -> None:
         await request.engine.images.load(request.body, progress)
 
-    return await progress_stream(run)
+    return await progress_stream(run, peek=0)
 
 
 def _archive(request: Request, names: list[str]) -> AnyReply:
@@ -241,7 +244,10 @@ async def commit_container(request: Request) -> AnyReply:
     config = ImageConfig(base.architecture, base.os, RootFS(), variant=base.variant, config=defaults)
     pauses = query.flag("pause", default=True) and container.state.status == "running"
     if pauses:
-        await engine.containers.pause(container)
+        try:
+            await engine.containers.pause(container)
+        except Conflict:
+            pauses = False  # it has just ended
     try:
         image = await engine.images.commit(
             parent,
@@ -253,9 +259,11 @@ async def commit_container(request: Request) -> AnyReply:
         )
     finally:
         if pauses:
-            await engine.containers.unpause(container)
+            with suppress(Conflict):  # it was ended, or thawed by somebody else
+                await engine.containers.unpause(container)
     if reference:
         engine.images.tag(str(image.id), reference)
+    engine.containers.committed(container, str(image.id), reference)
     return Reply(201, {"Id": str(image.id)})
 
 

@@ -5,25 +5,17 @@ from typing import Any
 import msgspec
 
 from longshore.api.http import AnyReply, Reply, Request, Route
+from longshore.core.model import EndpointSettings, Wire, decode
 from longshore.core.networks import Network, NetworkRequest, Networks
 from longshore.errors import InvalidArgument
 
 
-class _Address(msgspec.Struct, rename="pascal"):
-    ipv4_address: str = msgspec.field(default="", name="IPv4Address")
-
-
-class _EndpointConfig(msgspec.Struct, rename="pascal"):
-    ipam_config: _Address | None = msgspec.field(default=None, name="IPAMConfig")
-    mac_address: str = ""
-
-
-class _Connect(msgspec.Struct, rename="pascal"):
+class _Connect(Wire):
     container: str = ""
-    endpoint_config: _EndpointConfig | None = None
+    endpoint_config: EndpointSettings = msgspec.field(default_factory=EndpointSettings)
 
 
-class _Disconnect(msgspec.Struct, rename="pascal"):
+class _Disconnect(Wire):
     container: str = ""
     force: bool = False
 
@@ -97,7 +89,7 @@ async def inspect_network(request: Request) -> AnyReply:
 
 
 async def create_network(request: Request) -> AnyReply:
-    network = await request.engine.networks.create(await request.json(NetworkRequest))
+    network = await request.engine.networks.create(decode(await request.read(), NetworkRequest))
     return Reply(201, {"Id": network.id, "Warning": ""})
 
 
@@ -107,16 +99,13 @@ async def remove_network(request: Request) -> AnyReply:
 
 
 async def connect_container(request: Request) -> AnyReply:
-    body = await request.json(_Connect)
-    config = body.endpoint_config or _EndpointConfig()
-    ip = config.ipam_config.ipv4_address if config.ipam_config else ""
-    networks = request.engine.networks
-    await networks.connect(request.parameters["id"], body.container, ip=ip, mac=config.mac_address)
+    body = decode(await request.read(), _Connect)
+    await request.engine.networks.connect(request.parameters["id"], body.container, body.endpoint_config)
     return Reply(200)
 
 
 async def disconnect_container(request: Request) -> AnyReply:
-    body = await request.json(_Disconnect)
+    body = decode(await request.read(), _Disconnect)
     await request.engine.networks.disconnect(request.parameters["id"], body.container, force=body.force)
     return Reply(200)
 

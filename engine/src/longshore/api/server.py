@@ -26,6 +26,7 @@ log = logging.getLogger("longshore.api")
 
 MODULES = (
     "system",
+    "usage",
     "containers",
     "execs",
     "archive",
@@ -36,6 +37,9 @@ MODULES = (
     "build",
     "blobs",
     "apply",
+    "registry",
+    "swarm",
+    "plugins",
 )
 
 
@@ -106,7 +110,7 @@ def refuse_browsers(headers: Mapping[str, str], names: Container[str] | None) ->
 
     `names` are the DNS names of this server, None on a unix socket, where clients put anything into Host.
     """
-    if "origin" in headers or "sec-fetch-site" in headers:
+    if ("origin" in headers and not _own_websocket(headers)) or "sec-fetch-site" in headers:
         raise Forbidden("requests from web pages are refused", detail="the request has an Origin")
     if names is None:
         return
@@ -120,6 +124,14 @@ def refuse_browsers(headers: Mapping[str, str], names: Container[str] | None) ->
         raise Forbidden(
             f"the server does not go by the name {name!r}", hint="use a name of its certificate"
         ) from cause
+
+
+def _own_websocket(headers: Mapping[str, str]) -> bool:
+    """Whether it is a websocket handshake that names this very server: libraries send an Origin with each."""
+    own = f"://{headers.get('host', '')}"
+    return (
+        headers.get("upgrade", "").lower() == "websocket" and headers["origin"].endswith(own) and len(own) > 3
+    )
 
 
 class Server:

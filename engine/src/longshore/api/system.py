@@ -3,7 +3,6 @@
 import asyncio
 
 from longshore.api.http import AnyReply, Reply, Request, Route
-from longshore.errors import Unsupported
 
 # Builder-Version 1 is the classic builder: the docker CLI then sends a plain tar to POST /build.
 _PING = {
@@ -29,14 +28,6 @@ async def info(request: Request) -> AnyReply:
     return Reply(body=view)
 
 
-async def disk_usage(request: Request) -> AnyReply:
-    return Reply(body=await request.engine.system.disk_usage(tuple(request.query.all("type"))))
-
-
-async def auth(request: Request) -> AnyReply:
-    raise Unsupported("checking a login", detail="not implemented yet", hint="pulls send the login with them")
-
-
 async def doctor(request: Request) -> AnyReply:
     return Reply(body=await asyncio.to_thread(request.engine.doctor.examine))
 
@@ -46,7 +37,5 @@ ROUTES = [
     Route("HEAD", "/_ping", ping),
     Route("GET", "/version", version),
     Route("GET", "/info", info),
-    Route("GET", "/system/df", disk_usage),
-    Route("POST", "/auth", auth),
     Route("GET", "/longshore/v1/doctor", doctor),
 ]

@@ -1,6 +1,7 @@
 """Containers and volumes as lists show them. Pure."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from longshore.core.clock import parse_rfc3339
@@ -63,12 +64,14 @@ def port_list(container: Container) -> list[dict[str, Any]]:
     return result
 
 
-def summary(container: Container, image: str, sizes: tuple[int, int] | None = None) -> dict[str, Any]:
-    """One entry of GET /containers/json; `image` is the name to show."""
+def summary(
+    container: Container, image: str, sizes: tuple[int, int] | None = None, more_names: Sequence[str] = ()
+) -> dict[str, Any]:
+    """One entry of GET /containers/json; `image` is the name to show, `more_names` come from links."""
     record = container.record
     view: dict[str, Any] = {
         "Id": record.id,
-        "Names": [f"/{record.name}"],
+        "Names": [f"/{record.name}", *more_names],
         "Image": image,
         "ImageID": record.image_id,
         "Command": command_text(record.path, record.args),

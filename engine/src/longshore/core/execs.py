@@ -18,6 +18,7 @@ from longshore.errors import Conflict, EngineError, InvalidArgument, NotFound
 from longshore.runtime.client import Execution
 from longshore.runtime.messages import Exec
 
+NOT_RUN = 126  # the exit code of an exec that could not start, for whatever reason, as Docker's
 KEPT_SECONDS = 300.0  # how long the exit code of an ended exec can be asked for
 
 
@@ -80,7 +81,7 @@ class Execs:
     async def start(self, session: ExecSession, *, detach: bool = False) -> Streams | None:
         """Run it; streams unless detached: Docker's frames out (raw with a tty), raw bytes in.
 
-        Raises StartFailed (the exit code is 126 or 127 then), Conflict when it was started before or the container
+        Raises StartFailed (the exit code is 126 then), Conflict when it was started before or the container
         does not run.
         """
         self.check_start(session)
@@ -98,20 +99,25 @@ class Execs:
             session.execution = await monitor.exec(
                 Exec(session.id, process, attach=attach, stdin=attach and request.attach_stdin)
             )
-        except EngineError as error:
-            text = str(error)
-            self._ended(session, 127 if "not found" in text or "no such file" in text.lower() else 126)
+        except EngineError:
+            self._ended(session, NOT_RUN)
             raise
         session.running = True
         session.pid = session.execution.pid
         session.container.exec_ids.append(session.id)
         self._announce(session, "exec_start: " + " ".join(request.cmd or ()))
+        if detach:
+            self._announce(session, "exec_detach")
         spawn(self._watch(session), f"exec {session.id[:12]}", self._background)
         if session.size:
             await monitor.resize(*session.size, session.id)
         if session.execution.reader is None or session.execution.writer is None:
             return None
         return session.execution.reader, session.execution.writer
+
+    def detached(self, session: ExecSession) -> None:
+        """A client left by its detach keys."""
+        self._announce(session, "exec_detach")
 
     async def _watch(self, session: ExecSession) -> None:
         if session.execution:

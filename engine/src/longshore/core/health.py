@@ -2,6 +2,9 @@
 
 Docker's rules (https://docs.docker.com/reference/dockerfile/#healthcheck): exit code 0 is healthy at once; `retries`
 failures in a row are unhealthy; failures during the start period do not count.
+
+Beyond Docker a container that becomes unhealthy can be killed, restarted or stopped, as with Podman's
+`--health-on-failure`: by `Healthcheck.OnFailure`, or by a label for clients that cannot send it.
 """
 
 import asyncio
@@ -9,16 +12,19 @@ import os
 import secrets
 import signal
 import time
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 from longshore.core.clock import now
 from longshore.core.containers.container import Container
 from longshore.core.containers.launch import own_capabilities
 from longshore.core.containers.parts import Parts
 from longshore.core.containers.record import Health, HealthResult
-from longshore.core.model import ExecRequest, HealthConfig
+from longshore.core.model import Config, ExecRequest, HealthConfig
 from longshore.core.spec import plan_exec
 from longshore.core.tasks import spawn
+from longshore.core.validate import ACTION_LABEL
 from longshore.errors import EngineError
 from longshore.oci.frames import text_of_frames
 from longshore.runtime.messages import Exec
@@ -32,6 +38,12 @@ DEFAULT_INTERVAL, DEFAULT_TIMEOUT, DEFAULT_START_INTERVAL, DEFAULT_RETRIES = (
 )
 OUTPUT_LIMIT = 4096
 RESULTS_KEPT = 5
+
+
+def failure_action(config: Config) -> str:
+    """What becomes of an unhealthy container: "none", "kill", "restart" or "stop"."""
+    asked = config.healthcheck.on_failure if config.healthcheck else ""
+    return asked or (config.labels or {}).get(ACTION_LABEL, "") or "none"
 
 
 def probe_command(health: HealthConfig | None, shell: list[str] | None) -> list[str] | None:
@@ -66,6 +78,9 @@ class Prober:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._background: set[asyncio.Task[None]] = set()
+        self.act: Callable[[Container, str], Coroutine[Any, Any, None]] | None = (
+            None  # on a container that is unhealthy
+        )
 
     def begin(self, container: Container) -> None:
         """The container has started (or was found again). Not saved: the caller does."""
@@ -112,6 +127,10 @@ class Prober:
         self._parts.store.save(container)
         if after.status != before.status:
             self._parts.announce(container, f"health_status: {after.status}")
+            action = failure_action(container.record.config)
+            if after.status == "unhealthy" and action != "none" and self.act:
+                # A task of its own: the end of the container ends the one that probes
+                spawn(self.act(container, action), f"{action} of {container.id[:12]}", self._background)
 
     async def _probe(self, container: Container, command: list[str], timeout: float) -> HealthResult:
         start = now()

@@ -17,6 +17,7 @@ from collections.abc import (
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -40,6 +41,9 @@ from longshore.storage.compression import CompressionError, decompressed
 from longshore.storage.content import ContentStore
 from longshore.storage.layers import EMPTY_LAYER, LayerStore
 from longshore.storage.tarstream import CHUNK
+
+if TYPE_CHECKING:
+    from longshore.registry.client import Described
 
 __all__ = ["Image", "Images", "Layer", "Progress", "Puller"]
 
@@ -143,6 +147,19 @@ class Images:
         progress({"status": f"Status: {words} for {wanted.familiar}"})
         self._tell("pull", image, wanted.familiar, id=wanted.familiar)
         return image
+
+    async def describe(self, reference: str, auth: Credentials | None = None) -> "Described":
+        """What the registry has under a name; nothing is fetched. Raises what the registry client raises."""
+        wanted = parse_reference(reference).with_default_tag()
+        if self.registry is None:
+            raise Unavailable("no registry client is configured", detail=str(wanted))
+        return await self.registry.describe(wanted, auth=auth)
+
+    async def login(self, credentials: Credentials) -> None:
+        """Show a login to its registry. Raises Unauthorized, Unavailable."""
+        if self.registry is None:
+            raise Unavailable("no registry client is configured")
+        await self.registry.login(credentials)
 
     async def load(self, chunks: AsyncIterable[bytes], progress: Progress) -> _Images:
         """All images of a `docker save` archive or OCI layout, compressed or not."""

@@ -11,7 +11,7 @@ from longshore.oci.reference import Reference
 
 if TYPE_CHECKING:
     from longshore.registry.auth import Credentials
-    from longshore.registry.client import Pulled
+    from longshore.registry.client import Described, Pulled
     from longshore.storage.content import ContentStore
 
 Progress = Callable[[dict[str, object]], None]
@@ -60,6 +60,10 @@ class Puller(Protocol):
         sink: "ContentStore",
         progress: "Callable[[Mapping[str, object]], None]",
     ) -> "Pulled": ...
+
+    async def describe(self, reference: Reference, *, auth: "Credentials | None" = None) -> "Described": ...
+
+    async def login(self, credentials: "Credentials") -> None: ...
 
 
 class Publisher(Protocol):

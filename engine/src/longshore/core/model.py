@@ -6,18 +6,20 @@ everywhere: `without_nulls` drops them before decoding, and lists and maps stay 
 Unknown keys are ignored, wrong types are an InvalidArgument that names the field.
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, cast
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import msgspec
 
 from longshore.errors import InvalidArgument
 
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
 
 _MAPS_OF_OBJECTS = frozenset(
     {"EndpointsConfig", "ExposedPorts", "Volumes"}
 )  # {"name": null} means {"name": {}}
+_MAPS_OF_STRUCTS = frozenset({*_MAPS_OF_OBJECTS, "PortBindings"})  # their keys are the user's
 
 
 class Wire(msgspec.Struct, rename="pascal", kw_only=True):
@@ -37,6 +39,7 @@ class HealthConfig(Wire, omit_defaults=True):
     start_period: int = 0
     start_interval: int = 0
     retries: int = 0
+    on_failure: str = ""  # beyond Docker: what to do when it becomes unhealthy, see core.health
 
 
 class Config(Wire):
@@ -285,6 +288,7 @@ class CreateRequest(Config):
 
     host_config: HostConfig = msgspec.field(default_factory=HostConfig)
     networking_config: NetworkingConfig = msgspec.field(default_factory=NetworkingConfig)
+    runtime: str = ""  # docker-py writes HostConfig.Runtime here
 
 
 class ExecRequest(Wire):
@@ -319,7 +323,8 @@ class VolumeRequest(Wire):
     labels: dict[str, str] | None = None
 
 
-WaitCondition = Literal["not-running", "next-exit", "removed"]
+WaitCondition = Literal["not-running", "next-exit", "removed", "over"]
+""" "over" is not the API's: it does not run and its restart policy will not start it again."""
 
 
 def without_nulls(value: object, *, keep_keys: bool = False) -> object:
@@ -342,13 +347,61 @@ def without_nulls(value: object, *, keep_keys: bool = False) -> object:
     return value
 
 
+@cache
+def _spellings(kind: type[msgspec.Struct]) -> dict[str, tuple[str, type[msgspec.Struct] | None]]:
+    """By lower-case name: the API's spelling of each field, and the struct inside of it."""
+    known: dict[str, tuple[str, type[msgspec.Struct] | None]] = {}
+    for field in msgspec.structs.fields(kind):
+        inside = next(filter(_is_struct, _parts_of(field.type)), None)
+        known[field.encode_name.lower()] = (field.encode_name, cast("type[msgspec.Struct] | None", inside))
+    return known
+
+
+def _is_struct(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _parts_of(kind: object) -> Iterator[object]:
+    """A type and, of a list, map or union, the types inside."""
+    yield kind
+    for part in get_args(kind):
+        yield from _parts_of(part)
+
+
+def spelled(value: object, kind: type[msgspec.Struct]) -> object:
+    """Keys as the API spells them, at any depth: Go's JSON takes them in any case, and so clients write them.
+
+    Of two keys that differ in case only the later one counts. Keys of maps are left alone.
+    """
+    if isinstance(value, list):
+        return [spelled(item, kind) for item in cast("list[object]", value)]
+    if not isinstance(value, dict):
+        return value
+    known, result = _spellings(kind), dict[str, object]()
+    for key, item in cast("dict[str, object]", value).items():
+        name, inside = known.get(key.lower(), (key, None))
+        if inside is None:
+            result[name] = item
+        else:
+            result[name] = _each(item, inside) if name in _MAPS_OF_STRUCTS else spelled(item, inside)
+    return result
+
+
+def _each(value: object, kind: type[msgspec.Struct]) -> object:
+    """The same for a map whose keys are the user's."""
+    if not isinstance(value, dict):
+        return value
+    return {key: spelled(item, kind) for key, item in cast("dict[str, object]", value).items()}
+
+
 def decode(data: bytes, kind: type[T]) -> T:
     """A request body as a value; an empty body is `{}`.
 
     Raises InvalidArgument that names the field (``$.HostConfig.Memory``) and the type it should have.
     """
     try:
-        return from_mapping(msgspec.json.decode(data or b"{}", type=dict[str, Any]), kind)
+        value: Any = spelled(msgspec.json.decode(data or b"{}", type=dict[str, Any]), kind)
+        return from_mapping(value, kind)
     except (msgspec.MsgspecError, RecursionError) as cause:
         raise InvalidArgument("invalid JSON in request body", detail=str(cause)) from cause
 

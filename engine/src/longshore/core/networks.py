@@ -13,13 +13,14 @@ from longshore.core.database import Database
 from longshore.core.doctor import Check
 from longshore.core.events import EventBus
 from longshore.core.filters import boolean, check_filters, label_filter, one_of
+from longshore.core.model import EndpointSettings
 from longshore.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unsupported
 from longshore.network import doctor
 from longshore.network.addresses import check_link_name, choose_subnet, parse_subnet
 from longshore.network.manager import NO_BRIDGE, BridgeNetwork, Endpoint, NetworkManager
 
 PREDEFINED = {"bridge": "bridge", "host": "host", "none": "null"}  # and their drivers
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+_NAME = re.compile(r"[^\x00-\x20\x7f/:]([^\x00-\x1f\x7f/:]*[^\x00-\x20\x7f/:])?")
 _STEPS = ("CREATE TABLE networks (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, document TEXT NOT NULL)",)
 _FILTERS = frozenset({"name", "id", "driver", "scope", "type", "label", "dangling"})
 _PRUNE_FILTERS = frozenset({"label", "label!", "until"})
@@ -80,12 +81,16 @@ class NetworkRequest(msgspec.Struct, frozen=True, rename="pascal"):
 class Connector(Protocol):
     """Containers joining and leaving networks: set by core.containers."""
 
-    async def connect(self, container: str, network: str, *, ip: str = "", mac: str = "") -> None: ...
+    async def connect(self, container: str, network: str, settings: EndpointSettings) -> None: ...
 
     async def disconnect(self, container: str, network: str, *, force: bool = False) -> None: ...
 
     def users_of(self, network: str) -> Sequence[str]:
         """Names of containers, also stopped ones, that are set up for the network."""
+        ...
+
+    def id_of(self, container: str) -> str:
+        """The id of a container; the name itself when it is gone."""
         ...
 
 
@@ -169,7 +174,8 @@ class Networks:
         """Raises InvalidArgument, Conflict (used name or subnet), Unsupported (other drivers)."""
         if not _NAME.fullmatch(request.name):
             raise InvalidArgument(
-                f"invalid network name: {request.name!r}", hint=f"names match {_NAME.pattern}"
+                f"invalid network name: {request.name!r}",
+                hint="it may not be empty, begin or end with a space, or hold a colon, slash or control character",
             )
         if request.name in PREDEFINED or request.name == "default":
             raise Forbidden(f"operation is not permitted on predefined {request.name} network")
@@ -227,19 +233,25 @@ class Networks:
                 continue
             await self.remove(network.name)
             gone.append(network.name)
+        self._events.publish("network", "prune", "", {"reclaimed": "0"})
         return gone
 
-    async def connect(self, name: str, container: str, *, ip: str = "", mac: str = "") -> None:
+    async def connect(self, name: str, container: str, settings: EndpointSettings) -> None:
         network = self.get(name)
         if network.bridge is None:
             raise InvalidArgument(f"container cannot be connected to the {network.name} network")
-        await self._need_connector().connect(container, network.name, ip=ip, mac=mac)
-        self._announce(network, "connect", container=container)
+        await self._need_connector().connect(container, network.name, settings)
+        self.announce_member(network.name, "connect", self._need_connector().id_of(container))
 
     async def disconnect(self, name: str, container: str, *, force: bool) -> None:
         network = self.get(name)
         await self._need_connector().disconnect(container, network.name, force=force)
-        self._announce(network, "disconnect", container=container)
+        self.announce_member(network.name, "disconnect", self._need_connector().id_of(container))
+
+    def announce_member(self, name: str, action: str, container: str) -> None:
+        """Tell that a container (its id) has joined or left; nothing for a network that is gone."""
+        if (network := self._networks.get(name)) is not None:
+            self._announce(network, action, container=container)
 
     def _need_connector(self) -> Connector:
         if self.connector is None:

@@ -313,7 +313,7 @@ def _user_mount(mount: MountPoint) -> oci.Mount:
 def _root_propagation(mounts: Iterable[MountPoint]) -> str:
     """A shared or slave bind needs a root that lets mounts through; everything else stays private."""
     kinds = {mount.propagation.removeprefix("r") for mount in mounts}
-    return "rshared" if "shared" in kinds else "rslave" if "slave" in kinds else ""
+    return "shared" if "shared" in kinds else "slave" if "slave" in kinds else ""
 
 
 def plan_resources(

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import longshore
-from longshore.core.clock import now, parse_rfc3339
+from longshore.core.clock import now
 from longshore.core.containers.inspect import DRIVER
 from longshore.core.containers.parts import Parts
 from longshore.core.limits import available_cpus
 from longshore.core.logs import DEFAULT, driver_names
+from longshore.core.validate import RUNTIMES
 from longshore.errors import EngineError
 from longshore.runtime.cgroup_layout import layout
 
@@ -82,7 +83,7 @@ class System:
         running = sum(status in ("running", "restarting") for status in statuses)
         paused = statuses.count("paused")
         return {
-            "ID": self._identity(),
+            "ID": self.identity(),
             "Containers": len(statuses),
             "ContainersRunning": running,
             "ContainersPaused": paused,
@@ -133,7 +134,7 @@ class System:
             "Labels": list(facts.labels),
             "ExperimentalBuild": False,
             "ServerVersion": longshore.__version__,
-            "Runtimes": {"longshore": {"path": "longshore-oci"}},
+            "Runtimes": {name: {"path": "longshore-oci"} for name in sorted(RUNTIMES - {""})},
             "DefaultRuntime": "longshore",
             "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": False}
             | {"Error": "", "RemoteManagers": None},
@@ -147,7 +148,7 @@ class System:
             "Warnings": warnings or None,
         }
 
-    def _identity(self) -> str:
+    def identity(self) -> str:
         """The daemon's own id: that of its bridge network, which lives as long as the data root."""
         try:
             return self._parts.networks.get("bridge").id
@@ -177,82 +178,6 @@ class System:
             "Version": longshore.__version__,
             **plain,
         }
-
-    async def disk_usage(self, types: tuple[str, ...] = ()) -> dict[str, Any]:
-        """GET /system/df; `types` of container, image, volume, build-cache narrow it."""
-        parts = self._parts
-        wanted = set(types) or {"container", "image", "volume", "build-cache"}
-        view: dict[str, Any] = {
-            "LayersSize": 0,
-            "Images": None,
-            "Containers": None,
-            "Volumes": None,
-            "BuildCache": None,
-        }
-        images = parts.images.list()
-        if "image" in wanted:
-            view["Images"] = [
-                {
-                    "Id": str(image.id),
-                    "ParentId": str(image.parent) if image.parent else "",
-                    "RepoTags": list(image.tags),
-                    "RepoDigests": list(image.digests),
-                    "Created": _seconds(image.created),
-                    "Size": image.size,
-                    "SharedSize": -1,
-                    "Labels": image.config.defaults.labels or {},
-                    "Containers": len(parts.store.users_of_image(str(image.id))),
-                }
-                for image in images
-            ]
-            sizes = {image.layers: image.size for image in images}
-            view["LayersSize"] = sum(sizes.values())
-        if "container" in wanted:
-            view["Containers"] = [await self._container_usage(container.id) for container in parts.store]
-        if "volume" in wanted:
-            view["Volumes"] = [
-                {
-                    "Name": volume.name,
-                    "Driver": volume.driver,
-                    "Mountpoint": volume.mountpoint,
-                    "CreatedAt": volume.created,
-                    "Labels": volume.labels,
-                    "Scope": "local",
-                    "Options": volume.options,
-                    "UsageData": {
-                        "Size": await parts.volumes.size(volume.name),
-                        "RefCount": len(parts.store.users_of_volume(volume.name)),
-                    },
-                }
-                for volume in parts.volumes.list()
-            ]
-        if "build-cache" in wanted:
-            view["BuildCache"] = []
-        return view
-
-    async def _container_usage(self, id: str) -> dict[str, Any]:
-        container = self._parts.store.get(id)
-        record = container.record
-        return {
-            "Id": id,
-            "Names": [f"/{record.name}"],
-            "Image": record.config.image,
-            "ImageID": record.image_id,
-            "Command": " ".join([record.path, *record.args]),
-            "Created": _seconds(record.created),
-            "SizeRw": await asyncio.to_thread(self._parts.snapshots.size, id),
-            "State": record.state.status,
-            "Status": record.state.status,
-            "Labels": record.config.labels or {},
-            "Mounts": [],
-        }
-
-
-def _seconds(text: str) -> int:
-    try:
-        return parse_rfc3339(text) // 1_000_000_000
-    except ValueError:
-        return 0
 
 
 def _missing(controllers: frozenset[str]) -> list[str]:

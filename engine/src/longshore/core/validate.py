@@ -20,6 +20,7 @@ from longshore.errors import InvalidArgument, Unsupported
 from longshore.network.files import parse_extra_host
 from longshore.oci import units
 
+ACTION_LABEL = "longshore.health.on-failure"  # for clients that cannot send Healthcheck.OnFailure
 SHORTEST_PROBE = 1_000_000  # 1 ms
 
 CAPABILITIES = [
@@ -174,6 +175,8 @@ def check_config(config: Config) -> None:
     if config.healthcheck:
         with about("Healthcheck"):
             check_health(config.healthcheck)
+    with about(f"label {ACTION_LABEL}"):
+        check_failure_action((config.labels or {}).get(ACTION_LABEL, ""))
 
 
 def check_env(env: Iterable[str]) -> None:
@@ -197,6 +200,15 @@ def check_health(health: HealthConfig) -> None:
             raise InvalidArgument(f"{name} in Healthcheck cannot be less than 1ms")
     if health.retries < 0:
         raise InvalidArgument("Retries in Healthcheck cannot be negative")
+    check_failure_action(health.on_failure)
+
+
+def check_failure_action(text: str) -> None:
+    """What becomes of an unhealthy container. Raises InvalidArgument."""
+    if text not in ("", "none", "kill", "restart", "stop"):
+        raise InvalidArgument(
+            f"invalid action on an unhealthy container: {text!r}", hint="none, kill, restart or stop"
+        )
 
 
 def check_host(host: HostConfig, *, cpus: int) -> None:
@@ -243,8 +255,6 @@ def check_host(host: HostConfig, *, cpus: int) -> None:
             "HostConfig.StorageOpt is not supported: a size needs project quotas below the layers",
             hint="limit what a container writes with a --tmpfs of a size",
         )
-    with about("HostConfig.VolumeDriver"):
-        check_volume_driver(host.volume_driver)
     if host.cgroup:
         raise InvalidArgument(f"invalid Cgroup: {host.cgroup!r}", hint="use CgroupParent or CgroupnsMode")
     if any(not 0 <= number <= 0xFFFF for number in host.console_size):

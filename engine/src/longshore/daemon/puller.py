@@ -8,7 +8,7 @@ from longshore.registry.hosts import parse_mirror
 
 if TYPE_CHECKING:
     from longshore.registry.auth import Credentials
-    from longshore.registry.client import Pulled, RegistryClient
+    from longshore.registry.client import Described, Pulled, RegistryClient
     from longshore.storage.content import ContentStore
 
 
@@ -30,6 +30,19 @@ class LazyRegistry:
         progress: "Callable[[Mapping[str, object]], None]",
     ) -> "Pulled":
         """See RegistryClient.pull."""
+        return await self._current().pull(
+            reference, platform=platform, auth=auth, sink=sink, progress=progress
+        )
+
+    async def describe(self, reference: Reference, *, auth: "Credentials | None" = None) -> "Described":
+        """See RegistryClient.describe."""
+        return await self._current().describe(reference, auth=auth)
+
+    async def login(self, credentials: "Credentials") -> None:
+        """See RegistryClient.login."""
+        await self._current().login(credentials)
+
+    def _current(self) -> "RegistryClient":
         from longshore import __version__
         from longshore.registry.client import RegistryClient
 
@@ -40,4 +53,4 @@ class LazyRegistry:
                 user_agent=f"longshore/{__version__}",
             )
             self._made_for = self.insecure, self.mirrors
-        return await self._client.pull(reference, platform=platform, auth=auth, sink=sink, progress=progress)
+        return self._client

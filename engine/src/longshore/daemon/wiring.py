@@ -1,6 +1,7 @@
 """Puts the engine together from the settings and takes it apart again, in the opposite order."""
 
 import logging
+import socket
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -45,7 +46,9 @@ class Parts:
         """Take over what may change at run time."""
         self.registry.insecure = settings.insecure_registries
         self.registry.mirrors = settings.registry_mirrors
-        self.engine.system.facts = facts_of(settings)
+        system = self.engine.system
+        system.facts = facts_of(settings)
+        self.engine.events.publish("daemon", "reload", system.identity(), {"name": socket.gethostname()})
 
 
 def facts_of(settings: Settings) -> SystemFacts:

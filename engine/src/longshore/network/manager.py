@@ -294,15 +294,21 @@ class NetworkManager:
         await self._forget_flows(endpoint.ports)
         return endpoint
 
-    async def unplug(self, endpoint: Endpoint) -> None:
-        """Give back ports, link and address; the kernel's slow part happens later. Twice is fine."""
+    async def unplug(self, endpoint: Endpoint, *, now: bool = False) -> None:
+        """Give back ports, link and address; the kernel's slow part happens later. Twice is fine.
+
+        `now`: the namespace lives on, so the link is gone on return.
+        """
         endpoint = self._endpoints.pop(endpoint.id, endpoint)
         plugged = endpoint.id in self._plugged
         self._plugged.discard(endpoint.id)
         # what has been handed over belongs to another endpoint by now
         own = [mapping for mapping in endpoint.ports if self._ports.owner(host_port(mapping)) == endpoint.id]
         if plugged:
-            self._doom([endpoint.link])
+            if now:
+                await self._run(self._need_host().delete_links, [endpoint.link])
+            else:
+                self._doom([endpoint.link])
             if own:
                 batch = Batch()
                 rules.delete_published(batch, self.table, own)

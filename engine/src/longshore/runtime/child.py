@@ -234,7 +234,7 @@ def _fill_root(job: InitJob, root_fd: int, mounter: Mounter) -> tuple[int | None
     _create_hooks(job, root_fd)
     mounter.finish()
     rootfs.finish_root(root_fd, plan, mounter.kernels)
-    rootfs.enter_root(root_fd)
+    rootfs.enter_root(root_fd, plan)
     return console, proc_fd
 
 

@@ -119,13 +119,17 @@ def _overlay_hint(rootfs: OverlayRoot, error: OSError) -> str:
     return ""
 
 
-def enter_root(root_fd: int) -> None:
-    """Make it "/" and let go of the host's tree, pivot_root(2)."""
+def enter_root(root_fd: int, plan: ContainerPlan) -> None:
+    """Make it "/" and let go of the host's tree, pivot_root(2), which takes no root that is shared already."""
     with Doing("switching to the root"):
         os.fchdir(root_fd)
         mounts.pivot_root(".", ".")
         mounts.umount(".", mounts.MNT_DETACH)
         os.chdir("/")
+    if plan.propagation is not None:
+        flag, recursive = plan.propagation
+        with Doing("setting the propagation of the root"):
+            mounts.mount_setattr(root_fd, propagation=flag, recursive=recursive)
 
 
 def make_devices(root_fd: int, devices: tuple[Device, ...]) -> None:
@@ -323,10 +327,6 @@ def finish_root(root_fd: int, plan: ContainerPlan, kernels: Mapping[str, int]) -
         masks.mask(*_inside(root_fd, path, kernels))
     masks.close()
     close_quietly(*kernels.values())
-    if plan.propagation is not None:
-        flag, recursive = plan.propagation
-        with Doing("setting the propagation of the root"):
-            mounts.mount_setattr(root_fd, propagation=flag, recursive=recursive)
     if plan.readonly:
         with Doing("making the root read-only"):
             mounts.mount_setattr(root_fd, attr_set=mounts.MOUNT_ATTR_RDONLY)

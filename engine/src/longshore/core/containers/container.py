@@ -65,10 +65,15 @@ class Container:
         return self.state.health.status if self.state.health else "none"
 
     def waiter(self, condition: WaitCondition) -> "asyncio.Future[ExitStatus]":
-        """A future for the condition; done already where it holds now. "next-exit" always waits."""
+        """A future for the condition; done already where it holds now. "next-exit" always waits.
+
+        As in Docker every end fulfils "not-running", also one that the restart policy follows up.
+        """
         future: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
+        over = not self.running and self.state.status != "restarting"
         now = {
-            "not-running": not self.running and self.state.status != "restarting",
+            "not-running": over,
+            "over": over,
             "next-exit": False,
             "removed": self.removed,
         }

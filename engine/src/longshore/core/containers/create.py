@@ -90,6 +90,7 @@ def _merge_health(own: HealthConfig | None, image: Healthcheck | None) -> Health
         start_period=mine.start_period or image.start_period,
         start_interval=mine.start_interval or image.start_interval,
         retries=mine.retries or image.retries,
+        on_failure=mine.on_failure,
     )
 
 
@@ -120,7 +121,7 @@ def complete_host(host: HostConfig) -> HostConfig:
         readonly_paths=_paths(host.readonly_paths, READONLY_PATHS, host),
         pids_limit=pids,
         memory_swap=host.memory * 2 if host.memory and not host.memory_swap else host.memory_swap,
-        runtime="longshore",
+        runtime=host.runtime or "longshore",
         kernel_memory=0,  # no kernel since 5.16 takes it; create warns
         kernel_memory_tcp=0,
     )

@@ -31,7 +31,7 @@ from longshore.core.machine_limits import check_realtime, warnings_of
 from longshore.core.model import CreateRequest, EndpointSettings, VolumeRequest
 from longshore.core.names import check_name, random_name
 from longshore.core.spec import Surroundings, plan_spec
-from longshore.core.validate import check_create, check_labels
+from longshore.core.validate import check_create, check_labels, check_volume_driver
 from longshore.errors import InvalidArgument, NotFound
 from longshore.kernel.paths import open_beneath, openat2
 from longshore.oci.image_config import ContainerDefaults
@@ -50,6 +50,7 @@ class Creator:
     async def create(self, name: str, request: CreateRequest, *, platform: str, desired: Any) -> Container:
         """A new container in the database. On failure nothing is left of it."""
         parts = self._parts
+        request.host_config.runtime = request.host_config.runtime or request.runtime
         check_create(request, cpus=available_cpus())
         request.host_config.log_config = logs.complete(request.host_config.log_config, parts.defaults.log)
         with about("HostConfig.LogConfig"):
@@ -67,6 +68,10 @@ class Creator:
             [*image_volume_paths(request.volumes), *(image.config.defaults.volumes or ())],
             self._mounts_of(request),
         )
+        if any(
+            mount.type == "volume" for mount in mounts
+        ):  # without one nobody asks for the driver, as in Docker
+            check_volume_driver(request.host_config.volume_driver)
         id = secrets.token_hex(32)
         chosen = check_name(name) if name else random_name(parts.store.taken)
         parts.store.reserve(chosen, id)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from longshore.core.clock import parse_moment, parse_rfc3339
-from longshore.core.containers import query, streams, succession
+from longshore.core.containers import links, query, streams, succession
 from longshore.core.containers.attach import Attachment, Wanted
 from longshore.core.containers.container import Container, ExitStatus
 from longshore.core.containers.creation import Creator
@@ -39,6 +39,7 @@ class Containers:
         self._parts = parts
         self._prober = Prober(parts)
         self._lifecycle = Lifecycle(parts, self._prober)
+        self._prober.act = self._lifecycle.act_on_unhealthy
         self._creator = Creator(parts)
         self._files = Files(parts)
         self._measures = Measures(parts)
@@ -122,6 +123,14 @@ class Containers:
         """`volumes`: its anonymous ones too. Conflict while it runs, unless `force`."""
         await run_to_end(self._lifecycle.remove(container, force=force, volumes=volumes))
 
+    def linked_names(self) -> "Mapping[str, builtins.list[str]]":
+        """The further names that links give, by container name."""
+        return links.linked_names(self._parts.store)
+
+    def remove_link(self, name: str) -> None:
+        """Forget the link "child/alias"; both containers stay. Raises InvalidArgument, NotFound."""
+        links.remove_link(self._parts, name)
+
     async def rename(self, container: Container, name: str) -> None:
         if not name:
             raise InvalidArgument("Neither old nor new names may be empty")
@@ -200,7 +209,9 @@ class Containers:
         self._parts.announce(container, "detach")
 
     async def top(self, container: Container, arguments: str = "-ef") -> dict[str, Any]:
-        return await self._measures.top(container, arguments)
+        table = await self._measures.top(container, arguments)
+        self._parts.announce(container, "top")
+        return table
 
     async def stats(self, container: Container) -> dict[str, Any]:
         """One sample in Docker's form, without the "pre" parts of a stream. A container that does not run: zeros."""
@@ -263,6 +274,10 @@ class Containers:
         if not container.running:
             remove_mount_points(upper)
         return upper
+
+    def committed(self, container: Container, image: str, reference: str) -> None:
+        """An image was made of the container: tell it."""
+        self._parts.announce(container, "commit", imageID=image, imageRef=reference)
 
     async def prune(
         self, filters: Mapping[str, Sequence[str]] | None = None

@@ -30,8 +30,13 @@ _OPTIONAL_CONFIG = [
 _OPTIONAL_HOST = ["Annotations", "StorageOpt", "Tmpfs", "Sysctls", "Mounts", "Init"]
 
 
-def inspect(container: Container, *, sizes: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Everything about a container. `sizes`: (bytes written, bytes of its whole root)."""
+def inspect(
+    container: Container, *, sizes: tuple[int, int] | None = None, names_among_aliases: bool = False
+) -> dict[str, Any]:
+    """Everything about a container. `sizes`: (bytes written, bytes of its whole root).
+
+    `names_among_aliases`: as before API 1.45, where Aliases also held short id and host name.
+    """
     record = container.record
     shares_files = record.host_config.network_mode.startswith("container:")
     view: dict[str, Any] = {
@@ -57,7 +62,7 @@ def inspect(container: Container, *, sizes: tuple[int, int] | None = None) -> di
         "GraphDriver": {"Data": dict(record.graph), "Name": DRIVER},
         "Mounts": [mount_view(mount) for mount in record.mounts],
         "Config": config_view(container),
-        "NetworkSettings": network_view(container),
+        "NetworkSettings": network_view(container, names_among_aliases),
     }
     if sizes:
         view["SizeRw"], view["SizeRootFs"] = sizes
@@ -137,9 +142,14 @@ def ports_view(container: Container) -> dict[str, list[dict[str, str]] | None]:
     return view
 
 
-def network_view(container: Container) -> dict[str, Any]:
+def network_view(container: Container, names_among_aliases: bool) -> dict[str, Any]:
     record = container.record
     networks = networks_view(record.networking.endpoints_config or {}, record.endpoints)
+    for name, view in networks.items():
+        if name != "bridge":
+            aliases = list(dict.fromkeys([*(view["Aliases"] or ()), record.id[:12], record.config.hostname]))
+            view["DNSNames"] = list(dict.fromkeys([record.name, *aliases]))
+            view["Aliases"] = aliases if names_among_aliases else view["Aliases"]
     mode = record.host_config.network_mode
     if mode in ("host", "none"):
         networks = {mode: _endpoint_view(EndpointSettings(), None)}

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -77,7 +78,33 @@ class Lifecycle:
             self._prober.begin(container)
             self._parts.store.save(container)
             container.watcher = spawn(self._watch(container), f"end of {container.id[:12]}", self._background)
+        self._announce_joined(container)
         self._parts.announce(container, "start")
+
+    def _announce_joined(self, container: Container) -> None:
+        """The networks and volumes that a start brought to the container."""
+        parts = self._parts
+        for name in container.record.endpoints:
+            parts.networks.announce_member(name, "connect", container.id)
+        for mount in container.record.mounts:
+            if mount.type == "volume":
+                attributes = {
+                    "container": container.id,
+                    "destination": mount.target,
+                    "driver": mount.driver,
+                    "propagation": mount.propagation,
+                    "read/write": str(mount.read_write).lower(),
+                }
+                parts.events.publish("volume", "mount", mount.name, attributes)
+
+    def _announce_left(self, container: Container, networks: Iterable[str]) -> None:
+        parts = self._parts
+        for name in networks:
+            parts.networks.announce_member(name, "disconnect", container.id)
+        for mount in container.record.mounts:
+            if mount.type == "volume":
+                attributes = {"container": container.id, "driver": mount.driver}
+                parts.events.publish("volume", "unmount", mount.name, attributes)
 
     def _start_failed(self, container: Container, before: object, error: BaseException) -> None:
         """Docker's way: the state stays created (or exited), with the message and an exit code like a shell's."""
@@ -92,7 +119,7 @@ class Lifecycle:
         self._parts.store.save(container)
         for attachment in tuple(container.attachments):
             attachment.close()
-        container.tell("not-running", "next-exit")
+        container.tell("not-running", "next-exit", "over")
         if isinstance(error, EngineError) and container.record.host_config.auto_remove:
             spawn(self._remove_quietly(container), f"removal of {container.id[:12]}", self._background)
 
@@ -117,6 +144,7 @@ class Lifecycle:
         state, parts = container.state, self._parts
         self._prober.end(container)
         container.monitor = None
+        networks = list(container.record.endpoints)
         await release_endpoints(parts, container)
         parts.cgroup_parents.tidy()
         lasted = max(0, parse_rfc3339(record.finished_at) - parse_rfc3339(state.started_at)) / 1e9
@@ -137,12 +165,13 @@ class Lifecycle:
         if record.oom_killed:
             parts.announce(container, "oom")
         parts.announce(container, "die", exitCode=str(record.code), execDuration=str(int(lasted)))
+        self._announce_left(container, networks)
         remove = container.record.host_config.auto_remove and not again
         if again:
             self._schedule_restart(container, lasted)
-            container.tell("next-exit")
-        else:
             container.tell("not-running", "next-exit")
+        else:
+            container.tell("not-running", "next-exit", "over")
         if remove and not self.closing:
             spawn(self._remove_quietly(container), f"removal of {container.id[:12]}", self._background)
 
@@ -209,8 +238,26 @@ class Lifecycle:
             await self._must_end(container, gone)
         self._parts.announce(container, "stop")
 
-    async def kill(self, container: Container, signal_name: str) -> None:
-        """Send one signal; does not wait for the end."""
+    async def act_on_unhealthy(self, container: Container, action: str) -> None:
+        """kill (the restart policy goes on from there), restart or stop."""
+        log.warning("container %s is unhealthy: %s", container.name, action)
+        try:
+            if action == "kill":
+                await self.kill(container, "KILL", by_user=False)
+            elif action == "stop":
+                await self.stop(container, timeout=None, signal_name="")
+            elif action == "restart":
+                await self.restart(container, timeout=None, signal_name="")
+        except (NotModified, Conflict):
+            pass  # it has ended meanwhile
+        except EngineError as error:
+            log.error("container %s: %s because it is unhealthy: %s", container.name, action, error)
+
+    async def kill(self, container: Container, signal_name: str, *, by_user: bool = True) -> None:
+        """Send one signal. SIGKILL is followed by the end, which is waited for; others may do anything.
+
+        `by_user`: its restart policy does not start it again.
+        """
         number = parse_signal(signal_name or "KILL")
         if number == signal.SIGKILL and await self._gave_up_restart(container):
             return
@@ -219,12 +266,16 @@ class Lifecycle:
                 f"cannot kill container: {container.name}: container {container.id} is not running"
             )
         stop_signal = parse_signal(container.record.config.stop_signal or "TERM")
-        if number in (signal.SIGKILL, stop_signal):
+        if by_user and number in (signal.SIGKILL, stop_signal):
             self._stopped_by_user(container)
+        gone = container.waiter("next-exit")
         await self._signal(container, number)
         if container.state.status == "paused" and number in (signal.SIGKILL, stop_signal):
             await self._thaw(container)
         self._parts.announce(container, "kill", signal=str(number))
+        if number == signal.SIGKILL:
+            await self._must_end(container, gone)
+        gone.cancel()
 
     async def restart(self, container: Container, *, timeout: int | None, signal_name: str) -> None:
         """Stop when it runs, then start."""
@@ -262,7 +313,7 @@ class Lifecycle:
                 return False
             container.state.status = "exited"
             self._parts.store.save(container)
-        container.tell("not-running", "next-exit")
+        container.tell("not-running", "next-exit", "over")
         self._parts.announce(container, "stop")
         return True
 
@@ -283,7 +334,12 @@ class Lifecycle:
                 raise Conflict(f"Container {container.id} is already paused")
             if not container.running:
                 raise Conflict(f"Container {container.id} is not running")
-            await asyncio.to_thread(cgroups.freeze, cgroup_of(container))
+            try:
+                await asyncio.to_thread(cgroups.freeze, cgroup_of(container))
+            except FileNotFoundError as cause:
+                raise Conflict(
+                    f"Container {container.id} is not running", detail="it has just ended"
+                ) from cause
             container.state.status = "paused"
             self._parts.store.save(container)
         self._parts.announce(container, "pause")
@@ -316,9 +372,7 @@ class Lifecycle:
         if container.running:
             if not force:
                 raise Conflict(self._running_text(container, container.state.status))
-            gone = container.waiter("next-exit")
             await self.kill(container, "KILL")
-            await self._must_end(container, gone)
         await run_to_end(self._remove(container, volumes=volumes or container.record.host_config.auto_remove))
 
     @staticmethod
@@ -355,7 +409,7 @@ class Lifecycle:
                 if mount.anonymous and mount.name:
                     await parts.volumes.discard(mount.name)
         parts.announce(container, "destroy")
-        container.tell("not-running", "next-exit", "removed")
+        container.tell("not-running", "next-exit", "over", "removed")
 
     def _delete_files(self, id: str) -> None:
         self._parts.snapshots.remove(id)

@@ -5,9 +5,10 @@ each start of either side.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from longshore.core.containers.container import Container
 from longshore.core.containers.parts import Parts
 from longshore.core.containers.record import Record
 from longshore.core.ports import expand_exposed, parse_port
@@ -55,6 +56,30 @@ def name_links(parts: Parts, name: str, links: Sequence[str] | None) -> list[str
     return result
 
 
+def linked_names(containers: Iterable[Container]) -> dict[str, list[str]]:
+    """By container name: the further names that links give it, "/web/database". Pure."""
+    names: dict[str, list[str]] = {}
+    for container in containers:
+        for text in container.record.host_config.links or ():
+            peer, alias = parse_link(text)
+            names.setdefault(peer.lstrip("/"), []).append(f"/{container.name}/{alias}")
+    return names
+
+
+def remove_link(parts: Parts, name: str) -> None:
+    """Forget the link "web/database"; both containers stay. Raises InvalidArgument, NotFound."""
+    child, found, alias = name.removeprefix("/").partition("/")
+    if not found or not child or not alias:
+        raise InvalidArgument(f"cannot remove link {name!r}", hint="name it CONTAINER/ALIAS")
+    container = parts.store.get(child)
+    host = container.record.host_config
+    left = [text for text in host.links or () if parse_link(text)[1] != alias]
+    if len(left) == len(host.links or ()):
+        raise NotFound(f"container {container.name} has no link {alias}")
+    host.links = left or None
+    parts.store.save(container)
+
+
 def find_links(parts: Parts, record: Record, *, strict: bool = False) -> list[Linked]:
     """Where the links lead now. `strict`: on the default bridge both must run. Raises Conflict, NotFound then."""
     on_bridge = record.host_config.network_mode == "bridge"
@@ -64,9 +89,9 @@ def find_links(parts: Parts, record: Record, *, strict: bool = False) -> list[Li
         try:
             peer = parts.store.get(name)
         except NotFound:
-            if strict:
+            if strict and on_bridge:
                 raise
-            continue
+            continue  # a user-defined network takes links to what does not exist yet
         if strict and on_bridge and not peer.running:
             raise Conflict(f"Cannot link to a non running container: /{peer.name} AS /{record.name}/{alias}")
         shared = [

@@ -6,12 +6,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from longshore.core.containers.container import Container
 from longshore.core.containers.links import all_links, find_links, host_lines
 from longshore.core.containers.parts import Parts
 from longshore.core.containers.record import Record
 from longshore.core.containers.roots import open_running
-from longshore.core.model import EndpointIPAMConfig, EndpointSettings
+from longshore.core.model import EndpointSettings
 from longshore.core.ports import plan_mappings
 from longshore.core.validate import parse_link
 from longshore.errors import Conflict, EngineError, InvalidArgument, NotFound
@@ -128,7 +130,14 @@ class Joiner:
             if network in (container.record.networking.endpoints_config or {})
         ]
 
-    async def connect(self, container: str, network: str, *, ip: str = "", mac: str = "") -> None:
+    def id_of(self, container: str) -> str:
+        """The id of a container; the name itself when it is gone."""
+        try:
+            return self._parts.store.get(container).id
+        except NotFound:
+            return container
+
+    async def connect(self, container: str, network: str, settings: EndpointSettings) -> None:
         """At once while it runs, else at its next start. Raises Conflict when it is in the network already."""
         found = self._parts.store.get(container)
         async with found.lock:
@@ -141,11 +150,7 @@ class Joiner:
             asked = dict(record.networking.endpoints_config or {})
             if network in asked:
                 raise Conflict(f"endpoint with name {found.name} already exists in network {network}")
-            settings = EndpointSettings(
-                ipam_config=EndpointIPAMConfig(ipv4_address=ip) if ip else None,
-                mac_address=mac,
-                network_id=self._parts.networks.get(network).id,
-            )
+            settings = replace(settings, network_id=self._parts.networks.get(network).id)
             if found.running:
                 await self._plug(found, network, settings)
             record.networking.endpoints_config = {**asked, network: settings}
@@ -185,5 +190,5 @@ class Joiner:
             record.networking.endpoints_config = asked
             self._parts.store.save(found)
             if endpoint is not None:
-                await self._parts.network.unplug(endpoint)
+                await self._parts.network.unplug(endpoint, now=True)
                 (found.folder / "hosts").write_text(hosts_text(self._parts, record))

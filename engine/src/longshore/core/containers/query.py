@@ -25,9 +25,11 @@ NAMES = frozenset(
         "expose",
         "health",
         "is-task",
+        "isolation",
     ]
 )
 STATUSES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
+HEALTH = ("none", "starting", "healthy", "unhealthy")
 Lookup = Callable[[str], Container]
 
 
@@ -45,9 +47,10 @@ def select(
     `image_ids` gives the ids of an image and all that were made from it. Raises InvalidArgument, NotFound.
     """
     given = check_filters(filters, NAMES)
-    for status in given.get("status", ()):
-        if status not in STATUSES:
-            raise InvalidArgument(f"invalid filter 'status={status}'")
+    for name, known in (("status", STATUSES), ("health", HEALTH)):
+        for value in given.get(name, ()):
+            if value not in known:
+                raise InvalidArgument(f"invalid filter '{name}={value}'")
     newest = sorted(containers, key=lambda container: container.record.created, reverse=True)
     if not (all or limit or given.keys() & {"status", "exited", "before", "since"}):
         newest = [one for one in newest if one.running or one.state.status == "restarting"]
@@ -137,4 +140,6 @@ _TESTS: dict[str, Callable[[Container, Sequence[str]], bool]] = {
     "publish": _published,
     "expose": lambda one, values: bool(_ports(values) & set(expand_exposed(one.record.config.exposed_ports))),
     "health": lambda one, values: one.health in values,
+    # Linux knows one only
+    "isolation": lambda one, values: (one.record.host_config.isolation or "default") in values,
 }

@@ -73,7 +73,7 @@ async def _render(
 ) -> AsyncGenerator[bytes, None]:
     gone = None
     if end is not None:
-        gone = container.waiter("not-running")
+        gone = container.waiter("over")
         gone.add_done_callback(lambda _done: end.set())
     try:
         async for batch in batches:
