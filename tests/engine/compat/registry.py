@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,17 +17,19 @@ PROGRAM = Path("/usr/bin/docker-registry")
 
 
 @contextmanager
-def running_registry(folder: Path) -> Iterator[str]:
-    """Yields host:port."""
+def running_registry(folder: Path, passwords: Path | None = None) -> Iterator[str]:
+    """Yields host:port. `passwords`: an htpasswd file with bcrypt hashes; without it nobody logs in."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    config = {
+    config: dict[str, Any] = {
         "version": 0.1,
         "log": {"level": "error"},
         "storage": {"filesystem": {"rootdirectory": str(folder / "store")}},
         "http": {"addr": address},
     }
+    if passwords:
+        config["auth"] = {"htpasswd": {"realm": "test", "path": str(passwords)}}
     (folder / "config.yml").write_text(json.dumps(config))  # JSON is YAML
     process = subprocess.Popen(
         [PROGRAM, "serve", str(folder / "config.yml")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -36,6 +39,8 @@ def running_registry(folder: Path) -> Iterator[str]:
         while True:
             try:
                 urllib.request.urlopen(f"http://{address}/v2/", timeout=1).close()
+                break
+            except urllib.error.HTTPError:  # it asks for the login
                 break
             except OSError:
                 assert process.poll() is None and time.monotonic() < deadline, (
