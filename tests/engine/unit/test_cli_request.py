@@ -15,7 +15,6 @@ from longshore.cli.create_request import (
     nano_cpus,
     restart_policy,
 )
-from longshore.cli.dockerignore import Ignore
 from longshore.cli.environment import environment
 from longshore.cli.flags import FlagError
 from longshore.cli.mounts import parse_mount, split_volumes
@@ -24,6 +23,7 @@ from longshore.cli.publish import parse_port, port_bindings
 from longshore.cli.references import registry_of, split_reference
 from longshore.cli.run import run_command
 from longshore.cli.run_errors import start_exit_code
+from longshore.oci.ignore import Ignore
 
 
 def request(*arguments: str) -> dict[str, Any]:

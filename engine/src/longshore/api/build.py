@@ -41,6 +41,7 @@ def build_options(request: Request) -> BuildOptions:
         labels=_json(request, "labels", dict[str, str]),
         target=query.get("target", ""),
         no_cache=query.flag("nocache"),
+        cache_from=tuple(_json(request, "cachefrom", list[str], empty="[]")),
         pull=query.flag("pull"),
         remove=query.flag("rm", default=True),
         force_remove=query.flag("forcerm"),
@@ -59,9 +60,9 @@ def build_options(request: Request) -> BuildOptions:
     )
 
 
-def _json(request: Request, name: str, kind: type[T]) -> T:
+def _json(request: Request, name: str, kind: type[T], *, empty: str = "{}") -> T:
     try:
-        return msgspec.json.decode(request.query.get(name) or "{}", type=kind)
+        return msgspec.json.decode(request.query.get(name) or empty, type=kind)
     except (msgspec.MsgspecError, RecursionError) as cause:
         raise InvalidArgument(f"invalid value of {name}", detail=str(cause)) from cause
 

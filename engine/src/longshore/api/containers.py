@@ -160,8 +160,10 @@ def log_options(query: Query) -> LogOptions:
 
 
 async def logs(request: Request) -> AnyReply:
-    container = find(request)
-    chunks = request.engine.containers.logs(container, log_options(request.query))
+    container, options = find(request), log_options(request.query)
+    chunks = request.engine.containers.logs(container, options)
+    if not options.follow:
+        await request.engine.containers.let_it_speak(container)
     return Stream(chunks, content_type=stream_type(container, request.version))
 
 

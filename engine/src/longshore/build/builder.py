@@ -8,13 +8,13 @@ COPY and ADD write their layer straight from the context or from another stage's
 import asyncio
 import hashlib
 import posixpath
-import time
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
+from longshore.build.cache import SCHEMA, StepCache
 from longshore.build.configure import (
     DEFAULT_SHELL,
     OwnerLookup,
@@ -36,6 +36,7 @@ from longshore.core.engine import Engine
 from longshore.core.images import Image
 from longshore.errors import InvalidArgument, NotFound
 from longshore.oci.descriptor import host_platform
+from longshore.oci.ignore import Ignore
 from longshore.oci.image_config import ContainerDefaults, ImageConfig, RootFS
 from longshore.oci.reference import parse_reference
 
@@ -48,7 +49,6 @@ PREDEFINED = frozenset(
     for word in ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
     for name in (word, word.upper())
 )
-_SCHEMA = ["CREATE TABLE build_cache (key TEXT PRIMARY KEY, image_id TEXT NOT NULL, used REAL NOT NULL)"]
 
 
 @dataclass(slots=True)
@@ -71,7 +71,7 @@ class Builder:
     def __init__(self, engine: Engine, scratch: Path) -> None:
         """`scratch`: a folder on the disk of the images, for the context."""
         self._engine, self._scratch = engine, scratch
-        engine.database.migrate("build", _SCHEMA)
+        engine.database.migrate("build", SCHEMA)
 
     async def prepare(self, context: AsyncIterable[bytes], options: BuildOptions) -> "Build":
         """Take the context and judge the Dockerfile before anything is said to the client.
@@ -83,6 +83,7 @@ class Builder:
         try:
             dockerfile = parse_dockerfile(_read_dockerfile(tree, options.dockerfile))
             plan = plan_stages(dockerfile, options.build_args, options.target)
+            _leave_out(tree, options.dockerfile)
         except BaseException:
             tree.close()
             raise
@@ -100,6 +101,19 @@ def _read_dockerfile(tree: ContextTree, name: str) -> str:
             return stream.read().decode()
         except UnicodeDecodeError as cause:
             raise InvalidArgument("the Dockerfile is no UTF-8 text", detail=str(cause)) from cause
+
+
+def _leave_out(tree: ContextTree, dockerfile: str) -> None:
+    """The two files that clients send though .dockerignore excludes them. All others it is theirs to leave out."""
+    entry = tree.entry("/.dockerignore")
+    if entry is None or not entry.is_file or entry.size > MAX_TEXT:
+        return
+    with tree.open(entry) as stream:
+        ignore = Ignore(stream.read().decode(errors="replace"))
+    for name in (dockerfile, ".dockerignore"):
+        path = posixpath.normpath("/" + name)
+        if ignore.excludes(path.lstrip("/")):
+            tree.remove(path)
 
 
 class Build:
@@ -120,6 +134,7 @@ class Build:
         self._finished: dict[int, State] = {}
         self._used: set[str] = set()
         self._number = 0
+        self._cache = StepCache(engine, options.cache_from)
 
     async def run(self) -> AsyncGenerator[Event, None]:
         """A quiet build yields the image's id alone. Raises EngineError when a step fails; nothing half-made stays."""
@@ -278,27 +293,13 @@ class Build:
         return hashlib.sha256(repr((parent, config, parts)).encode()).hexdigest()
 
     def _cached(self, state: State, key: str) -> Image | None:
-        if self._options.no_cache or not state.cached:
-            state.cached = False
-            return None
-        row = self._engine.database.one("SELECT image_id FROM build_cache WHERE key = ?", key)
-        try:
-            if row is not None:
-                image = self._engine.images.get(str(row["image_id"]))
-                self._engine.database.execute(
-                    "UPDATE build_cache SET used = ? WHERE key = ?", time.time(), key
-                )
-                return image
-        except NotFound:
-            self._engine.database.execute("DELETE FROM build_cache WHERE key = ?", key)
-        state.cached = False
-        return None
+        found = self._cache.find(key) if state.cached and not self._options.no_cache else None
+        state.cached = found is not None
+        return found
 
     def _remember(self, state: State, key: str, image: Image) -> None:
         state.image = image
-        self._engine.database.execute(
-            "INSERT OR REPLACE INTO build_cache VALUES (?, ?, ?)", key, str(image.id), time.time()
-        )
+        self._cache.remember(key, image)
 
     # Steps that only change the configuration
 

@@ -16,6 +16,7 @@ class BuildOptions:
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     target: str = ""
     no_cache: bool = False
+    cache_from: tuple[str, ...] = ()  # where given, only steps of these images are taken from the cache
     pull: bool = False
     remove: bool = True
     force_remove: bool = False

@@ -7,10 +7,11 @@ from longshore.core.containers import Container, Containers
 from longshore.core.images import Image
 from longshore.core.model import CreateRequest, HostConfig
 from longshore.errors import EngineError
-from longshore.oci.frames import Demultiplexer
+from longshore.oci.frames import STDERR, Demultiplexer
 from longshore.oci.image_config import ContainerDefaults
 
 _PIECE = 1 << 16
+RED, RESET = "\x1b[91m", "\x1b[0m"
 
 
 class BuildFailed(EngineError):
@@ -56,7 +57,10 @@ def container_request(
 async def run_container(
     containers: Containers, container: Container, command: str
 ) -> AsyncGenerator[str, None]:
-    """Start it and yield its output until it ends. Raises BuildFailed for another code than 0."""
+    """Start it and yield its output until it ends, standard error in red as Docker's classic builder sends it.
+
+    Raises BuildFailed for another code than 0.
+    """
     attachment = containers.attach(container)
     await containers.start(container)
     streams = await attachment.open()
@@ -65,8 +69,9 @@ async def run_container(
         try:
             frames = Demultiplexer()
             while data := await reader.read(_PIECE):
-                for _, text in frames.feed(data):
-                    yield text.decode(errors="replace")
+                for stream, output in frames.feed(data):
+                    text = output.decode(errors="replace")
+                    yield f"{RED}{text}{RESET}" if stream == STDERR else text
         finally:
             writer.close()
     status = await containers.wait(container)

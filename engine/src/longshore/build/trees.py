@@ -147,6 +147,12 @@ class ContextTree:
         assert stream is not None  # only regular files are opened
         return stream  # type: ignore[return-value]  # IO[bytes] with everything BinaryIO has
 
+    def remove(self, path: str) -> None:
+        """Leave a file out from now on; nothing happens when there is none."""
+        if self._members.pop(path, None) is not None:
+            parent, _, name = path.rpartition("/")
+            self._children[parent or "/"].discard(name)
+
     def close(self) -> None:
         self._tar.close()
 

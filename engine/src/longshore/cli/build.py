@@ -16,13 +16,13 @@ import click
 
 from longshore.cli.context import client
 from longshore.cli.create_request import extra_host, ulimit
-from longshore.cli.dockerignore import Ignore
 from longshore.cli.environment import labels
 from longshore.cli.flags import command, flag, invalid, many, number, one, text
 from longshore.cli.output import emit
 from longshore.cli.progress import Progress, counted
 from longshore.cli.tar_pipe import tar_stream
 from longshore.errors import InvalidArgument
+from longshore.oci.ignore import Ignore
 from longshore.oci.units import parse_size
 
 _BLOCK = 512  # of a tar

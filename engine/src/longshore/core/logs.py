@@ -68,8 +68,13 @@ def _driver(name: str) -> Driver:
 
 
 def complete(config: LogConfig, default: LogConfig) -> LogConfig:
-    """A container's choice with what the daemon's settings add to it: its driver's options, unless given. Pure."""
+    """A container's choice with what the daemon's settings add to it: its driver's options, unless given.
+
+    Raises InvalidArgument for a driver that is not there, in just Docker's words: docker-py looks for them.
+    """
     name = config.type or default.type or DEFAULT
+    if name != NONE:
+        _words(name)
     inherited = default.config or {}
     if name != (default.type or DEFAULT):
         inherited = {key: value for key, value in inherited.items() if key in _CACHE_OPTIONS}

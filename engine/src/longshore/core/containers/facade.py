@@ -190,6 +190,10 @@ class Containers:
         """Ready for the client: raw lines with a tty, Docker's 8-byte frames without. Raises Unsupported at once."""
         return streams.read_logs(container, options)
 
+    async def let_it_speak(self, container: Container) -> None:
+        """Return when the container has ended or ran for a moment; at once for nearly every container."""
+        await streams.let_it_speak(container)
+
     def attach(
         self, container: Container, *, stdin: bool = False, stdout: bool = True, stderr: bool = True
     ) -> Attachment:

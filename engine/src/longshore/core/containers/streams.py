@@ -1,17 +1,21 @@
 """Log lines as the API sends them."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote_plus
 
 from longshore.core import logs
+from longshore.core.clock import parse_rfc3339
 from longshore.core.containers.container import Container
 from longshore.oci.frames import HEADER
 from longshore.runtime.logdrivers import Wanted
 from longshore.runtime.logfile import LogLine
 
 STREAM_NUMBERS = {"stdin": 0, "stdout": 1, "stderr": 2}
+
+YOUNG = 0.3  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +86,19 @@ async def _render(
         if gone:
             gone.cancel()
         await batches.aclose()
+
+
+async def let_it_speak(container: Container) -> None:
+    """Wait for the end of a container that has just started, or until it ran as long as Docker needs for a start.
+
+    Clients written against Docker start a short command and read its log at once, docker-py's own suite among them.
+    """
+    if not container.running:
+        return
+    ran = (time.time_ns() - parse_rfc3339(container.state.started_at)) / 1e9
+    if 0 <= ran < YOUNG:
+        over = container.waiter("over")
+        try:
+            await asyncio.wait([over], timeout=YOUNG - ran)
+        finally:
+            over.cancel()
