@@ -52,7 +52,7 @@ def listed(daemon: Any) -> Iterator[dict[str, str]]:
     until(lambda: inspect(daemon, ids["f-up"])["State"]["Health"]["Status"] == "healthy")
     yield ids
     daemon.remove_containers()
-    daemon.request("DELETE", "/networks/listnet")
+    assert daemon.request("DELETE", "/networks/listnet") == (204, b"")
     daemon.request("DELETE", "/volumes/fvol")
 
 

@@ -15,7 +15,7 @@ from longshore.core.containers.record import Record
 from longshore.core.containers.roots import open_running
 from longshore.core.model import EndpointSettings
 from longshore.core.ports import plan_mappings
-from longshore.core.validate import parse_link
+from longshore.core.validate import check_endpoint, parse_link
 from longshore.errors import Conflict, EngineError, InvalidArgument, NotFound
 from longshore.network.files import host_resolv_conf, hosts_file, resolv_conf
 from longshore.network.model import EndpointRequest, PortMapping
@@ -139,6 +139,7 @@ class Joiner:
 
     async def connect(self, container: str, network: str, settings: EndpointSettings) -> None:
         """At once while it runs, else at its next start. Raises Conflict when it is in the network already."""
+        check_endpoint(settings)
         found = self._parts.store.get(container)
         async with found.lock:
             record = found.record
