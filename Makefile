@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest -q
 
-.PHONY: help setup bundle demo demo-clean test lint types imports unit kernel compat collection fleet test-vm suites suites-attacks suites-dockerpy bench clean
+.PHONY: help setup bundle demo demo-clean test lint types imports unit kernel compat collection fleet test-vm suites suites-attacks suites-dockerpy suites-runc bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,7 +52,7 @@ fleet: setup ## the demo as a test
 test-vm: setup ## the engine in a QEMU machine with systemd and cgroup v2
 	$(PYTEST) tests/vm
 
-suites: suites-attacks suites-dockerpy ## other people's test suites against our engine; long, so not a part of `make test`
+suites: suites-attacks suites-dockerpy suites-runc ## other people's test suites against our engine; long, so not a part of `make test`
 
 suites-dockerpy: setup ## docker-py's own integration suite (FILES=… for some of it)
 	$(BIN)/python -m tests.suites.dockerpy $(FILES)
@@ -61,8 +61,8 @@ suites-attacks: setup ## races between copying and renaming 10,000 times; the at
 	LONGSHORE_ATTACK_COPIES=10000 $(PYTEST) -s --timeout 1800 tests/engine/kernel/test_attack_08_copy_races.py
 	$(BIN)/python -m tests.engine.attack_defences
 
-suites-runc: setup ## runc's own suite with Debian's runc and with longshore-oci, compared by test name
-	@$(BIN)/python -m tests.suites.runc
+suites-runc: setup ## runc's own suite with Debian's runc and with longshore-oci, compared by test name (FILES=…)
+	@$(BIN)/python -m tests.suites.runc $(FILES)
 
 bench: setup ## side by side with Debian's docker.io, printed as ratios
 	@$(BIN)/python -m tests.bench
