@@ -127,7 +127,7 @@ def test_hooks_are_told_the_state_in_their_order(box: Box, tmp_path: Path) -> No
 def test_a_hook_that_fails_undoes_the_start(box: Box, point: str) -> None:
     before = host_state()
     hook = Hook("/bin/sh", ("sh", "-c", "echo why >&2; exit 3"), ("PATH=/bin",))
-    with pytest.raises(StartFailed, match=r"error running hook .*exit status 3.*: why"):
+    with pytest.raises(StartFailed, match=r"error running \w+ hook #0: .*exit status 3.*: why"):
         box.run("true", hooks=Hooks(**{point: (hook,)}))
     assert host_state() == before
 

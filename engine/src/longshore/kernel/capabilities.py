@@ -87,8 +87,9 @@ def limit_bounding(keep: int) -> None:
             prctl(PR_CAPBSET_DROP, number)
 
 
-def set_ambient(bits: int) -> None:
-    """Exactly these; each must be permitted and inheritable, else it is left out as runc does."""
+def set_ambient(bits: int) -> list[str]:
+    """Exactly these; each must be permitted and inheritable, else it is left out as runc does: their names."""
+    left_out: list[str] = []
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     for number in range(last_capability() + 1):
         if bits >> number & 1:
@@ -97,3 +98,5 @@ def set_ambient(bits: int) -> None:
             except OSError as error:
                 if error.errno != errno.EPERM:
                     raise
+                left_out.append(NAMES[number])
+    return left_out

@@ -58,19 +58,25 @@ def state(spec: Spec, container_id: str, bundle: str, status: str, pid: int) -> 
     return told
 
 
-def run_hooks(point: str, hooks: Iterable[Hook], told: Mapping[str, Any]) -> None:
-    """One after the other. Raises StartFailed for the first that does not end with 0 in its time."""
+def run_hooks(
+    point: str, hooks: Iterable[Hook], told: Mapping[str, Any], environment: Mapping[str, str] | None = None
+) -> None:
+    """One after the other. Raises StartFailed for the first that does not end with 0 in its time.
+
+    `environment` is for those that have none of their own: startContainer has the process's, as with runc.
+    """
     text = msgspec.json.encode(told)
     for index, hook in enumerate(hooks):
-        _run(f"error running hook {point} #{index}", hook, text)
+        # As runc says it up to 1.1, and since
+        _run(f"error running hook: error running {point} hook #{index}", hook, text, environment or {})
 
 
-def _run(what: str, hook: Hook, text: bytes) -> None:
+def _run(what: str, hook: Hook, text: bytes, environment: Mapping[str, str]) -> None:
     theirs, given = os.pipe()
     output, said = os.pipe()
     child = os.fork()
     if not child:
-        _become(hook, theirs, said)
+        _become(hook, theirs, said, environment)
     os.close(theirs)
     os.close(said)
     pidfd = os.pidfd_open(child)
@@ -88,7 +94,7 @@ def _run(what: str, hook: Hook, text: bytes) -> None:
         raise StartFailed(f"{what}: {hook.path}: {how}", detail=said_text.decode(errors="replace").strip())
 
 
-def _become(hook: Hook, stdin: int, output: int) -> None:
+def _become(hook: Hook, stdin: int, output: int, environment: Mapping[str, str]) -> None:
     try:
         os.dup2(stdin, 0)
         os.dup2(output, 1)
@@ -96,7 +102,8 @@ def _become(hook: Hook, stdin: int, output: int) -> None:
         os.closerange(3, 1024)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         pairs = (item.partition("=") for item in hook.env)
-        os.execve(hook.path, hook.args or (hook.path,), {name: value for name, _equals, value in pairs})
+        own = {name: value for name, _equals, value in pairs}
+        os.execve(hook.path, hook.args or (hook.path,), own or environment)
     except OSError as error:
         os.write(2, words(error).encode())
     finally:

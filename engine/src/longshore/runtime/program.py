@@ -251,8 +251,13 @@ def _check_executable(path: str) -> None:
         raise OSError(errno.EACCES, "permission denied")
 
 
-def take_identity(plan: ProcessPlan, identity: Identity, stdio: tuple[int, ...], *, keep_admin: bool) -> None:
-    """Bounding set, groups, uid and capabilities. `keep_admin`: CAP_SYS_ADMIN stays until the filter is loaded."""
+def take_identity(
+    plan: ProcessPlan, identity: Identity, stdio: tuple[int, ...], *, keep_admin: bool
+) -> list[str]:
+    """Bounding set, groups, uid and capabilities; returns the ambient ones that were not to be had.
+
+    `keep_admin`: CAP_SYS_ADMIN stays until the filter is loaded.
+    """
     with Doing("setting the identity"):
         if identity.uid:
             for fd in stdio:
@@ -269,11 +274,12 @@ def take_identity(plan: ProcessPlan, identity: Identity, stdio: tuple[int, ...],
         capabilities.capset(
             (effective | admin) & available, (permitted | admin) & available, inheritable & available
         )
-        capabilities.set_ambient(plan.ambient)
+        left_out = capabilities.set_ambient(plan.ambient)
         processes.set_dumpable(False)  # setresuid(2) has put it to fs.suid_dumpable
     os.umask(plan.umask)
     if plan.no_new_privileges:
         processes.prctl(processes.PR_SET_NO_NEW_PRIVS, 1)
+    return left_out
 
 
 def final_capabilities(plan: ProcessPlan, identity: Identity) -> tuple[int, int, int]:
@@ -334,7 +340,8 @@ def execute(entry: Entry, identity: Identity, environment: dict[str, str], progr
             available = capabilities.capget()[1]
             capabilities.capset(effective & available, permitted & available, inheritable & available)
     if entry.hooks:
-        run_hooks("startContainer", entry.hooks, {**entry.told, "pid": os.getpid()})
+        told = {**entry.told, "pid": os.getpid()}
+        run_hooks("startContainer", entry.hooks, told, environment)
     try:
         os.execve(program, plan.args, environment)
     except OSError as error:
@@ -442,7 +449,10 @@ def finish(entry: Entry) -> NoReturn:
     close_all_except((entry.channel.fileno(), cwd, entry.gate, *entry.extra))
     keep_admin = entry.filter is not None and not plan.no_new_privileges
     entered = try_directory(cwd)
-    take_identity(plan, identity, (0, 1, 2), keep_admin=keep_admin)
+    for name in take_identity(plan, identity, (0, 1, 2), keep_admin=keep_admin):
+        entry.channel.send(
+            WARNING + f"can't raise ambient capability {name}: operation not permitted".encode()
+        )
     if not entered:
         change_directory(cwd, plan.cwd)
     check_directory(plan.cwd)
