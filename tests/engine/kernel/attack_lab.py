@@ -46,11 +46,17 @@ def flipping(first: str, second: str, *, pid: int = 0) -> Iterator[None]:
             process.kill()
 
 
-def tries() -> Iterator[int]:
-    """Numbers of the tries of one race: a fixed count, or as many as fit into the time."""
-    end = time.monotonic() + SECONDS
+def tries(met: Callable[[], object] = lambda: True) -> Iterator[int]:
+    """Numbers of the tries of one race: a fixed count, or as many as fit into the time, and on until it was `met`.
+
+    A machine that is busy may take long until both sides of a race have been seen; after a minute it is enough.
+    """
+    begun = time.monotonic()
     number = 0
-    while number < COPIES if COPIES else time.monotonic() < end:
+    while True:
+        seconds = time.monotonic() - begun
+        if (number >= COPIES if COPIES else seconds > SECONDS) and (met() or seconds > 60):
+            return
         yield number
         number += 1
 

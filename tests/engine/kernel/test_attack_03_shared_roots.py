@@ -52,7 +52,7 @@ def test_attack_03_a_null_device_that_is_swapped_while_it_masks(
     look = "stat -c '%F %t:%T' /proc/keys /proc/timer_list"
     seen: set[str] = set()
     with flipping(str(shared / "dev/null"), str(shared / "dev/other")):
-        for _ in tries():
+        for _ in tries(lambda: len(seen) > 1):
             try:
                 root = PlainRoot(str(shared))
                 masked = ("/proc/keys", "/proc/timer_list")
@@ -70,7 +70,7 @@ def test_attack_04_a_console_that_is_swapped_while_it_is_bound(box: Box, shared:
     look = "cat /etc/target; grep ' devpts ' /proc/self/mountinfo | cut -d ' ' -f 5"
     seen: set[str] = set()
     with flipping(str(shared / "dev/console"), str(shared / "dev/other")):
-        for _ in tries():
+        for _ in tries(lambda: len(seen) > 1):
             try:
                 root = PlainRoot(str(shared))
                 result = box.script(look, root=root, mounts=(*WITHOUT_DEV, PTS), terminal=True)
@@ -145,7 +145,7 @@ def test_attack_05_a_proc_that_is_swapped_while_it_is_hidden(box: Box, shared: P
     )
     seen: set[str] = set()
     with flipping(str(shared / "proc"), str(shared / "other")):
-        for _ in tries():
+        for _ in tries(lambda: len(seen) > 1):
             try:
                 result = box.script(
                     look, root=PlainRoot(str(shared)), masked_paths=("/proc/keys",), readonly_paths=()
