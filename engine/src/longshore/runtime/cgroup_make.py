@@ -99,11 +99,18 @@ def _settle_type(path: str, needed: frozenset[str]) -> None:
 
 
 def _inherit_cpuset(path: str) -> None:
-    """A v1 cpuset starts empty and takes no process until it has processors and memory nodes, cpuset(7)."""
+    """A v1 cpuset starts empty and takes no process until it has processors and memory nodes, cpuset(7).
+
+    Groups above that others have made may be empty too; the hierarchy's root never is.
+    """
     parent = path.rsplit("/", 1)[0]
     for file in ("cpuset.cpus", "cpuset.mems"):
         if not files.read(f"{path}/{file}").strip():
-            files.write(f"{path}/{file}", files.read(f"{parent}/{file}").strip())
+            given = files.read(f"{parent}/{file}").strip()
+            if not given:
+                _inherit_cpuset(parent)
+                given = files.read(f"{parent}/{file}").strip()
+            files.write(f"{path}/{file}", given)
 
 
 def _delegate(hierarchy: Hierarchy, path: str) -> None:
