@@ -67,7 +67,7 @@ def enter_namespaces() -> int:
 def chosen(known: list[str], wanted: list[str]) -> list[str]:
     if not wanted:
         return [name for name in known if not source.needs_swarm(name)]
-    names = [Path(name).stem for name in wanted]
+    names = [name.removeprefix("tests/integration/").removesuffix(".py") for name in wanted]
     if missing := sorted(set(names) - set(known)):
         sys.exit(f"no such file in the suite: {', '.join(missing)}; it has {', '.join(known)}")
     return names
