@@ -21,6 +21,17 @@ PYTHONS = ("3.11", "3.12", "3.13")
 # Debian 12 has glibc 2.36: everything up to manylinux_2_34 runs there.
 GLIBC = ("2_34", "2_28", "2_17", "2_12", "2_5")
 
+# The installer is there twice: in the engine's wheel, and beside it for a host that has no engine yet.
+MAIN = """\
+import sys
+
+if sys.version_info < (3, 11):
+    sys.exit("longshore-setup: Python 3.11 or newer is needed, this is " + sys.version.split()[0])
+from longshore_setup import main
+
+main()
+"""
+
 
 def pip(*arguments: str) -> None:
     subprocess.run(
@@ -104,7 +115,11 @@ def build(output: Path, *, version: str = "") -> Path:
         wheels = dependencies(wheel, arch, cache)
         version = wheel.name.split("-")[1]
         members: dict[str, Path | bytes] = {
-            "__main__.py": HERE / "src/longshore/daemon/install.py",
+            "__main__.py": MAIN.encode(),
+            **{
+                f"longshore_setup/{path.name}": path
+                for path in (HERE / "src/longshore/daemon/install").glob("*.py")
+            },
             f"wheels/any/{wheel.name}": wheel,
         }
         members |= {f"wheels/{path.parent.name}/{path.name}": path for path in wheels.glob("*/*.whl")}

@@ -1,7 +1,11 @@
 """The installer against folders and a service of the test's own."""
 
 import json
+import os
 import platform
+import re
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +15,8 @@ from typing import Any
 import pytest
 
 from longshore.daemon import install
+from longshore.daemon.install import configuration, daemon, places, services
+from longshore.daemon.install.bundle import python_tag
 
 
 @dataclass
@@ -60,16 +66,16 @@ class Setup:
 def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Setup:
     recorder = Recorder()
     for name, path in {"PREFIX": "opt", "ETC": "etc", "LINKS": "bin", "SYSCTL": "sysctl.conf"}.items():
-        monkeypatch.setattr(install, name, tmp_path / path)
-    monkeypatch.setattr(install, "service", lambda: recorder)
-    monkeypatch.setattr(install, "answers", lambda version: True)
-    monkeypatch.setattr(install, "apply_sysctl", lambda: None)
-    monkeypatch.setattr(install.os, "geteuid", lambda: 0)
+        monkeypatch.setattr(places, name, tmp_path / path)
+    monkeypatch.setattr(services, "service", lambda: recorder)
+    monkeypatch.setattr(daemon, "answers", lambda version: True)
+    monkeypatch.setattr(configuration, "apply_sysctl", lambda: None)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
 
     def run(*argv: str) -> int:
         bundle = [word for word in argv if word.endswith(".pyz")]
         rest = [word for word in argv if not word.endswith(".pyz")]
-        monkeypatch.setattr(install.sys, "argv", [*(bundle or ["longshore-setup"]), *rest])
+        monkeypatch.setattr(sys, "argv", [*(bundle or ["longshore-setup"]), *rest])
         with pytest.raises(SystemExit) as end:
             install.main()
         return int(end.value.code or 0)
@@ -83,7 +89,7 @@ def bundle(folder: Path, version: str) -> str:
         "version": version,
         "release": f"{version}+abc",
         "arch": platform.machine(),
-        "pythons": [install.python_tag()],
+        "pythons": [python_tag()],
     }
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("manifest.json", json.dumps(manifest))
@@ -154,3 +160,20 @@ def test_service_status_is_an_init_scripts(setup: Setup) -> None:
     assert setup.run("service", "status") == 3  # LSB: not running
     assert setup.said() == "longshored is not running (sysv)\n"
     assert setup.outcome("service", "start")["changes"] == ["start longshored"]
+
+
+def test_the_installer_runs_alone_from_a_zip(tmp_path: Path) -> None:
+    """As the bundle holds it: the package under another name, and nothing of the engine in reach."""
+    root = Path(__file__).resolve().parents[3]
+    main = re.search(r'MAIN = """\\\n(.*?)"""', (root / "engine/bundle.py").read_text(), re.DOTALL)
+    assert main
+    path = tmp_path / "setup.pyz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("__main__.py", main[1])
+        for file in (root / "engine/src/longshore/daemon/install").glob("*.py"):
+            archive.write(file, f"longshore_setup/{file.name}")
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", str(path), "--help"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "uninstall" in done.stdout
