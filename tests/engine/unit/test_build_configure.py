@@ -2,10 +2,12 @@
 
 import pytest
 
-from longshore.build.configure import OwnerLookup, configure, parse_owner
-from longshore.build.dockerfile import parse_dockerfile, parse_instruction
+from longshore.build.dockerfile import parse_dockerfile
+from longshore.build.owners import OwnerLookup, parse_owner
 from longshore.build.stages import plan_stages
 from longshore.errors import EngineError, InvalidArgument
+from longshore.oci.changes import configure, history_words
+from longshore.oci.dockerfile_instruction import parse_instruction
 from longshore.oci.image_config import ContainerDefaults, Healthcheck
 
 
@@ -26,6 +28,8 @@ def after(*lines: str, **variables: str) -> ContainerDefaults:
         (("LABEL a=$x",), ContainerDefaults(labels={"a": "y"})),
         (("EXPOSE 80 53/udp", "EXPOSE 7000-7001"), ContainerDefaults(exposed_ports={"80/tcp": {}, "53/udp": {}, "7000/tcp": {}, "7001/tcp": {}})),
         (("WORKDIR /a", "WORKDIR b", "WORKDIR ../c"), ContainerDefaults(working_dir="/a/c")),
+        (("WORKDIR //a",), ContainerDefaults(working_dir="/a")),
+        (("EXPOSE 53/UDP",), ContainerDefaults(exposed_ports={"53/udp": {}})),
         (("USER $x",), ContainerDefaults(user="y")),
         (('VOLUME ["/a", "/b"]', "VOLUME /c"), ContainerDefaults(volumes={"/a": {}, "/b": {}, "/c": {}})),
         (("STOPSIGNAL SIGQUIT",), ContainerDefaults(stop_signal="SIGQUIT")),
@@ -83,3 +87,30 @@ def test_only_the_stages_that_the_target_needs_are_planned() -> None:
 def test_broken_stages_are_refused(text: str, target: str, problem: str) -> None:
     with pytest.raises(InvalidArgument, match=problem):
         plan_stages(parse_dockerfile(text), {}, target)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('CMD ["a", "b c"]', 'CMD ["a" "b c"]'),
+        ("CMD echo hi", 'CMD ["/bin/sh" "-c" "echo hi"]'),
+        ("ENTRYPOINT []", "ENTRYPOINT []"),
+        ("ENV A=$x B='1 2'", "ENV A=y B=1 2"),
+        ("LABEL a=b", "LABEL a=b"),
+        ("EXPOSE 80 53/udp", "EXPOSE 80 53/udp"),
+        ('VOLUME ["/a", "/$x"]', "VOLUME [/a /y]"),
+        ("USER $x", "USER y"),
+        ("STOPSIGNAL SIGINT", "STOPSIGNAL SIGINT"),
+        ("WORKDIR a/..", "WORKDIR /"),
+        ('SHELL ["/bin/bash", "-c"]', "SHELL [/bin/bash -c]"),
+        ("ONBUILD RUN make", "ONBUILD RUN make"),
+        ("MAINTAINER me", "MAINTAINER me"),
+        (
+            "HEALTHCHECK --interval=5m --timeout=3s --retries=3 CMD curl x",
+            'HEALTHCHECK &{["CMD-SHELL" "curl x"] "5m0s" "3s" "0s" "0s" \'\\x03\'}',
+        ),
+    ],
+)
+def test_history_tells_of_it_as_dockerds(line: str, words: str) -> None:
+    instruction = parse_instruction(1, line)
+    assert history_words(instruction, after(line, x="y"), {"x": "y"}) == words

@@ -3,8 +3,8 @@
 import pytest
 
 from longshore.build.dockerfile import parse_dockerfile
-from longshore.build.words import expand, parse_pairs, split_words
 from longshore.errors import InvalidArgument
+from longshore.oci.dockerfile_words import expand, parse_pairs, split_words
 
 
 def test_continuation_lines_join_and_comments_inside_vanish() -> None:

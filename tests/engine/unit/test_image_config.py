@@ -3,7 +3,7 @@ import json
 import pytest
 
 from longshore.errors import InvalidArgument
-from longshore.oci.changes import apply_change, set_env, split_words
+from longshore.oci.changes import apply_changes
 from longshore.oci.image_config import ContainerDefaults, ImageConfig, RootFS, parse_image_config
 
 BASE = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}}
@@ -79,26 +79,32 @@ def test_bad_configs_are_refused(data: bytes) -> None:
         ("WORKDIR sub", "working_dir", "/base/sub"),
         ("ONBUILD RUN make", "on_build", ["RUN make"]),
         ("STOPSIGNAL SIGINT", "stop_signal", "SIGINT"),
+        ("ENV PATH=/opt/bin:$PATH", "env", ["PATH=/opt/bin:/bin"]),
+        ("USER a b", "user", "a b"),
+        ("", "labels", {"old": "x"}),
         ('SHELL ["/bin/ash", "-c"]', "shell", ["/bin/ash", "-c"]),
     ],
 )  # fmt: skip
 def test_changes(instruction: str, field: str, value: object) -> None:
     before = ContainerDefaults(env=["PATH=/bin"], labels={"old": "x"}, working_dir="/base")
-    assert getattr(apply_change(before, instruction), field) == value
+    assert getattr(apply_changes(before, [instruction]), field) == value
     assert before == ContainerDefaults(env=["PATH=/bin"], labels={"old": "x"}, working_dir="/base")
 
 
 @pytest.mark.parametrize(
     "instruction",
-    ["", "RUN x", "COPY a b", "CMD", "ENV A", "ENV A=1 B", "ENV =1", "EXPOSE x", "EXPOSE 0", "EXPOSE 70000",
-     "EXPOSE 9-1", "LABEL a='", "ONBUILD FROM x", "ONBUILD ONBUILD RUN x", "SHELL sh", "USER a b", 'VOLUME [""]'],
+    ["RUN x", "COPY a b", "ENV", "ENV A", "ENV A=1 B", "ENV =1", "EXPOSE x", "EXPOSE 0", "EXPOSE 70000",
+     "EXPOSE 9-1", "LABEL a='", "ONBUILD FROM x", "ONBUILD ONBUILD RUN x", "SHELL sh", "USER", "HEALTHCHECK x", 'VOLUME [""]'],
 )  # fmt: skip
 def test_bad_changes_are_refused(instruction: str) -> None:
     with pytest.raises(InvalidArgument):
-        apply_change(ContainerDefaults(), instruction)
+        apply_changes(ContainerDefaults(), [instruction])
 
 
-def test_words_and_variables() -> None:
-    assert split_words(r"""a "b c"'d' e\ f '' """) == ["a", "b cd", "e f", ""]
-    assert set_env(["A=1", "B=2"], "A", "3") == ["A=3", "B=2"]
-    assert set_env(None, "A", "") == ["A="]
+def test_changes_follow_each_other() -> None:
+    before = ContainerDefaults(cmd=["old"], env=["A=1"])
+    assert apply_changes(before, ["ENTRYPOINT x"]).cmd is None  # the old CMD was for the old entry point
+    assert apply_changes(before, ['CMD new\nENTRYPOINT ["x"]']).cmd == ["/bin/sh", "-c", "new"]
+    assert apply_changes(before, ["ENV B=$A", "ENV A=2 C=$B"]).env == ["A=2", "B=1", "C=1"]
+    checked = apply_changes(before, ["HEALTHCHECK --interval=3s CMD true"]).healthcheck
+    assert checked and (checked.test, checked.interval) == (["CMD-SHELL", "true"], 3 * 10**9)

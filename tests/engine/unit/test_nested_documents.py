@@ -8,7 +8,7 @@ from longshore.apply.request import parse_request
 from longshore.core.model import CreateRequest, decode
 from longshore.core.seccomp import parse_profile
 from longshore.errors import EngineError
-from longshore.oci.changes import parse_command
+from longshore.oci.dockerfile_instruction import parse_instruction
 from longshore.oci.image_config import parse_image_config
 from longshore.oci.manifest import parse_manifest
 
@@ -42,4 +42,4 @@ def test_attack_19_nesting_without_end(name: str, document: bytes) -> None:
 def test_attack_19_a_command_that_nests_without_end() -> None:
     """Fails when RecursionError is let through: what is no list of words is a line for the shell."""
     text = "[" * DEEP + "]" * DEEP
-    assert parse_command(text) == ([text], False)
+    assert parse_instruction(1, f"CMD {text}").words is None

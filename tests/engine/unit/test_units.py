@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 
 from longshore.errors import InvalidArgument
 from longshore.oci.frames import HEADER, Demultiplexer, text_of_frames
-from longshore.oci.units import binary_size, human_duration, human_size, parse_duration, parse_size
+from longshore.oci.units import (
+    binary_size,
+    go_duration,
+    human_duration,
+    human_size,
+    parse_duration,
+    parse_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -92,3 +99,13 @@ def test_an_unfinished_frame_waits() -> None:
     frames = Demultiplexer()
     assert list(frames.feed(b"\1\0\0\0\0\0\0\3ou")) == []
     assert list(frames.feed(b"t")) == [(1, b"out")]
+
+
+@pytest.mark.parametrize(
+    ("nanoseconds", "text"),
+    [(0, "0s"), (5, "5ns"), (1500, "1.5µs"), (250 * 10**6, "250ms"), (10**9, "1s"), (1_500_000_000, "1.5s"),
+     (60 * 10**9, "1m0s"), (90 * 10**9, "1m30s"), (3600 * 10**9, "1h0m0s"), (5400 * 10**9 + 1, "1h30m0.000000001s")],
+)  # fmt: skip
+def test_durations_are_written_as_go_writes_them(nanoseconds: int, text: str) -> None:
+    assert go_duration(nanoseconds) == text
+    assert parse_duration(text) == nanoseconds

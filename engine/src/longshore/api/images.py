@@ -13,7 +13,7 @@ from longshore.api.progress import progress_stream
 from longshore.core.containers.inspect import DRIVER
 from longshore.core.images import Image, Progress
 from longshore.errors import Conflict, InvalidArgument, Unsupported
-from longshore.oci.changes import apply_change
+from longshore.oci.changes import apply_changes
 from longshore.oci.image_config import ContainerDefaults, ImageConfig, RootFS
 from longshore.oci.reference import parse_reference
 from longshore.registry.auth import decode_auth_header
@@ -236,9 +236,7 @@ async def commit_container(request: Request) -> AnyReply:
         defaults = msgspec.convert(told, ContainerDefaults)
     except msgspec.ValidationError as cause:
         raise InvalidArgument("invalid config in request body", detail=str(cause)) from cause
-    for change in query.all("changes"):
-        for instruction in change.splitlines():
-            defaults = apply_change(defaults, instruction)
+    defaults = apply_changes(defaults, query.all("changes"))
     parent = engine.images.get(container.record.image_id)
     base = parent.config
     config = ImageConfig(base.architecture, base.os, RootFS(), variant=base.variant, config=defaults)

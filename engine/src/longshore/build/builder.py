@@ -15,27 +15,22 @@ from pathlib import Path
 import msgspec
 
 from longshore.build.cache import SCHEMA, StepCache
-from longshore.build.configure import (
-    DEFAULT_SHELL,
-    OwnerLookup,
-    command_of,
-    configure,
-    environment,
-    parse_owner,
-)
 from longshore.build.context import decompressed, receive_context
 from longshore.build.copying import Placed, Request, digest_of, plan_copy, plan_directory, write_layer
-from longshore.build.dockerfile import Instruction, parse_dockerfile, parse_instruction
+from longshore.build.dockerfile import parse_dockerfile
 from longshore.build.fetch import with_remote_files
 from longshore.build.options import BuildOptions
+from longshore.build.owners import OwnerLookup, parse_owner
 from longshore.build.running import BuildFailed, container_request, run_container
 from longshore.build.stages import Plan, Stage, declared_arguments, plan_stages
 from longshore.build.trees import ContextTree, LayersTree, Tree, resolve
-from longshore.build.words import expand, expand_words
 from longshore.core.engine import Engine
 from longshore.core.images import Image
 from longshore.errors import InvalidArgument, NotFound
+from longshore.oci.changes import DEFAULT_SHELL, command_of, configure, environment, history_words
 from longshore.oci.descriptor import host_platform
+from longshore.oci.dockerfile_instruction import Instruction, parse_instruction
+from longshore.oci.dockerfile_words import expand, expand_words
 from longshore.oci.ignore import Ignore
 from longshore.oci.image_config import ContainerDefaults, ImageConfig, RootFS
 from longshore.oci.reference import parse_reference
@@ -255,8 +250,8 @@ class Build:
                 state.config = configure(instruction, state.config, state.variables, self._escape)
                 steps = self._workdir(state, instruction)
             case _:
-                self._configure(state, instruction)
-                steps = self._commit_step(state, _comment(instruction.original), instruction.original)
+                words = self._configure(state, instruction)
+                steps = self._commit_step(state, _comment(f" {words}"), instruction.original)
         async for event in steps:
             yield event
 
@@ -271,18 +266,20 @@ class Build:
                 declared[name] = self._plan.arguments[name]
         state.arguments |= declared
 
-    def _configure(self, state: State, instruction: Instruction) -> None:
-        state.config = configure(instruction, state.config, state.variables, self._escape)
-        if instruction.keyword == "CMD":
-            state.cmd_set = True
-        elif instruction.keyword == "ENTRYPOINT" and not state.cmd_set:
-            state.config = msgspec.structs.replace(state.config, cmd=None)
+    def _configure(self, state: State, instruction: Instruction) -> str:
+        """Change the state's configuration; returns the words of the history."""
+        variables = state.variables
+        state.config = configure(
+            instruction, state.config, variables, self._escape, cmd_set=state.cmd_set
+        )
+        state.cmd_set = state.cmd_set or instruction.keyword == "CMD"
+        return history_words(instruction, state.config, variables, self._escape)
 
     async def _labels(self, state: State) -> AsyncGenerator[Event, None]:
         labels = dict(self._options.labels)
         state.config = msgspec.structs.replace(state.config, labels={**(state.config.labels or {}), **labels})
         text = "LABEL " + " ".join(f"{name}={value}" for name, value in sorted(labels.items()))
-        async for event in self._commit_step(state, _comment(text), text):
+        async for event in self._commit_step(state, _comment(f" {text}"), text):
             yield event
 
     # The cache
@@ -350,11 +347,12 @@ class Build:
         image = await self._layers_of(state.image)
         request = Request("WORKDIR", (), state.config.working_dir)
         placed = plan_directory(state.config.working_dir, image)
+        words = _comment(f"WORKDIR {state.config.working_dir}")
         if not placed:
-            steps = self._commit_step(state, _comment(instruction.original), instruction.original)
+            steps = self._commit_step(state, words, instruction.original)
         else:
             steps = self._layer_step(
-                state, _comment(instruction.original), placed, request, instruction.original
+                state, words, placed, request, instruction.original
             )
         async for event in steps:
             yield event

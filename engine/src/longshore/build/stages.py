@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from longshore.build.dockerfile import Dockerfile, Instruction
-from longshore.build.words import expand, expand_words
+from longshore.build.dockerfile import Dockerfile
 from longshore.errors import InvalidArgument
+from longshore.oci.dockerfile_instruction import Instruction
+from longshore.oci.dockerfile_words import expand, expand_words
 
 
 @dataclass(frozen=True, slots=True)

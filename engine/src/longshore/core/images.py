@@ -29,7 +29,7 @@ from longshore.core.images_model import Image, Layer, Progress, Publisher, Pulle
 from longshore.core.images_removal import Surroundings, plan_removal
 from longshore.core.images_streams import ThreadSource, from_thread, in_thread
 from longshore.errors import Conflict, InvalidArgument, NotFound, Unavailable, Unsupported
-from longshore.oci.changes import apply_change
+from longshore.oci.changes import apply_changes
 from longshore.oci.descriptor import OCI_CONFIG, OCI_MANIFEST, Descriptor, host_platform
 from longshore.oci.digest import Digest, parse_digest, sha256_of
 from longshore.oci.image_config import ContainerDefaults, History, ImageConfig, RootFS, parse_image_config
@@ -193,9 +193,7 @@ class Images:
     ) -> Image:
         """An image of one layer from a root directory's tar, compressed or not."""
         names = [parse_reference(reference).with_default_tag().canonical] if reference else []
-        defaults = ContainerDefaults()
-        for change in changes:
-            defaults = apply_change(defaults, change)
+        defaults = apply_changes(ContainerDefaults(), changes)
         async with self._operation():
             descriptor, diff_id = await ThreadSource(chunks).feed(self._import_layer)
             here, now = host_platform(), _now()

@@ -1,203 +1,242 @@
-"""Dockerfile instructions that only change the container defaults, as `import`, `commit --change` and build use them.
+"""Instructions that only change an image's configuration, for builds as for `import` and `commit --change`.
 
-Pure: text and value in, value out. The syntax is the Dockerfile reference's
-(https://docs.docker.com/reference/dockerfile/) for one logical line.
+Pure: configuration in, configuration out. The rules are the Dockerfile reference's
+(https://docs.docker.com/reference/dockerfile/), the words of a history those of dockerd's classic builder.
 """
 
 import json
+import posixpath
 import re
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
 from longshore.errors import InvalidArgument
-from longshore.oci.image_config import ContainerDefaults
+from longshore.oci.dockerfile_instruction import Instruction, parse_instruction
+from longshore.oci.dockerfile_words import expand, expand_words, parse_pairs
+from longshore.oci.image_config import ContainerDefaults, Healthcheck
+from longshore.oci.units import go_duration, parse_duration
 
-_DEFAULT_SHELL = ["/bin/sh", "-c"]
+DEFAULT_SHELL = ["/bin/sh", "-c"]
+# What `--change` may say: dockerd's list, and SHELL, which does no harm.
+CHANGES = frozenset(
+    ("CMD", "ENTRYPOINT", "ENV", "EXPOSE", "HEALTHCHECK", "LABEL", "ONBUILD", "SHELL", "STOPSIGNAL", "USER", "VOLUME",
+     "WORKDIR")
+)  # fmt: skip
 _PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?", re.IGNORECASE)
+_FORBIDDEN_TRIGGERS = frozenset({"ONBUILD", "FROM", "MAINTAINER"})
 
 
-def apply_change(config: ContainerDefaults, instruction: str) -> ContainerDefaults:
-    """The defaults after one instruction such as `CMD ["sh"]` or `ENV A=1 B=2`.
+def apply_changes(config: ContainerDefaults, changes: Iterable[str]) -> ContainerDefaults:
+    """The defaults after instructions such as `CMD ["sh"]` or `ENV A=1 B=$A`, in their order.
 
-    Raises InvalidArgument for an unknown instruction or a bad argument.
+    A text may hold several lines. A new ENTRYPOINT takes the old CMD away, unless a change has set one. Raises
+    InvalidArgument.
     """
-    name, _, argument = instruction.strip().partition(" ")
-    name, argument = name.upper(), argument.strip()
-    handler = _HANDLERS.get(name)
-    if handler is None:
-        raise InvalidArgument(f"{name} is not a valid change command", detail=repr(instruction[:200]))
-    if not argument:
-        raise InvalidArgument(f"{name} requires an argument", detail=repr(instruction[:200]))
-    return handler(config, argument)
+    cmd_set = False
+    lines = (line.strip() for text in changes for line in text.splitlines())
+    for number, line in enumerate(filter(None, lines), start=1):
+        name = line.split(None, 1)[0].upper()
+        if name not in CHANGES:
+            raise InvalidArgument(f"{name} is not a valid change command", detail=repr(line[:200]))
+        instruction = parse_instruction(number, line)
+        config = configure(instruction, config, environment(config), cmd_set=cmd_set)
+        cmd_set = cmd_set or name == "CMD"
+    return config
 
 
-def set_env(env: list[str] | None, name: str, value: str) -> list[str]:
-    """The environment with one variable set; a variable keeps its place."""
-    result = list(env or [])
-    for index, item in enumerate(result):
-        if item.partition("=")[0] == name:
-            result[index] = f"{name}={value}"
-            return result
-    return [*result, f"{name}={value}"]
+def configure(
+    instruction: Instruction,
+    config: ContainerDefaults,
+    variables: Mapping[str, str],
+    escape: str = "\\",
+    *,
+    cmd_set: bool = True,
+) -> ContainerDefaults:
+    """The configuration after one of CHANGES or MAINTAINER. Raises InvalidArgument with the line.
 
-
-def split_words(text: str) -> list[str]:
-    """Split on blanks, honouring quotes and backslashes; the quotes are removed.
-
-    Raises InvalidArgument for a quote that is not closed.
+    `cmd_set` says that the CMD is of this very Dockerfile, so that ENTRYPOINT leaves it.
     """
-    words: list[str] = []
-    word, quote, started = "", "", False
-    characters = iter(text)
-    for char in characters:
-        if char == "\\" and quote != "'":
-            word, started = word + next(characters, "\\"), True
-        elif quote:
-            if char == quote:
-                quote = ""
-            else:
-                word += char
-        elif char in "\"'":
-            quote, started = char, True
-        elif char.isspace():
-            if started:
-                words.append(word)
-            word, started = "", False
-        else:
-            word, started = word + char, True
-    if quote:
-        raise InvalidArgument("unterminated quote", detail=repr(text[:200]))
-    return [*words, word] if started else words
+    try:
+        config = _Change(instruction, config, variables, escape).apply()
+    except InvalidArgument as cause:
+        if str(cause).startswith("dockerfile parse error"):
+            raise
+        raise instruction.error(str(cause)) from cause
+    if instruction.keyword == "ENTRYPOINT" and not cmd_set:
+        return replace(config, cmd=None)
+    return config
 
 
-def parse_command(text: str) -> tuple[list[str], bool]:
-    """A command's words and whether it was in exec (JSON) form; the shell form is one word."""
-    if text.startswith("["):
-        try:
-            value: object = json.loads(text)
-        except (ValueError, RecursionError):
-            return [text], False  # Docker: what is no JSON is a shell command, brackets included
-        if isinstance(value, list) and all(isinstance(word, str) for word in cast("list[object]", value)):
-            return cast("list[str]", value), True
-    return [text], False
+def command_of(instruction: Instruction, config: ContainerDefaults) -> list[str]:
+    """The argv of a RUN, CMD or ENTRYPOINT: the JSON form as it is, else through the shell."""
+    if instruction.words is not None:
+        return list(instruction.words)
+    return [*(config.shell or DEFAULT_SHELL), instruction.text]
 
 
-def _command(config: ContainerDefaults, argument: str) -> list[str]:
-    words, is_exec = parse_command(argument)
-    return words if is_exec else [*(config.shell or _DEFAULT_SHELL), *words]
+def environment(config: ContainerDefaults) -> dict[str, str]:
+    return {name: value for name, _, value in (item.partition("=") for item in config.env or [])}
 
 
-def _pairs(argument: str, instruction: str) -> list[tuple[str, str]]:
-    """`K=V K2=V2`, or the old `K the rest`."""
-    words = split_words(argument)
-    if words and "=" not in words[0]:
-        name, _, rest = argument.partition(" ")
-        if not rest.strip():
-            raise InvalidArgument(f"{instruction} must have two arguments", detail=repr(argument[:200]))
-        return [(name, rest.strip())]
-    pairs: list[tuple[str, str]] = []
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals:
-            raise InvalidArgument(
-                f"syntax error - can't find = in {word[:100]!r}. Must be of the form: name=value"
-            )
-        if not name:
-            raise InvalidArgument(f"{instruction} names can not be blank")
-        pairs.append((name, value))
-    return pairs
+class _Change:
+    def __init__(
+        self, instruction: Instruction, config: ContainerDefaults, variables: Mapping[str, str], escape: str
+    ) -> None:
+        self.instruction, self.config = instruction, config
+        self.variables, self.escape = variables, escape
+
+    def apply(self) -> ContainerDefaults:
+        values = getattr(self, self.instruction.keyword.lower())()
+        return replace(self.config, **values)
+
+    def expanded(self) -> str:
+        return expand(self.instruction.text, self.variables, self.escape)
+
+    def pairs(self) -> list[tuple[str, str]]:
+        return parse_pairs(self.instruction.text, self.variables, self.escape)
+
+    def words(self) -> list[str]:
+        """Of VOLUME and EXPOSE: both forms, expanded."""
+        if self.instruction.words is None:
+            return expand_words(self.instruction.text, self.variables, self.escape)
+        return [expand(word, self.variables, self.escape) for word in self.instruction.words]
+
+    def cmd(self) -> dict[str, object]:
+        return {"cmd": command_of(self.instruction, self.config) if self.instruction.text else None}
+
+    def entrypoint(self) -> dict[str, object]:
+        return {"entrypoint": command_of(self.instruction, self.config) if self.instruction.text else None}
+
+    def env(self) -> dict[str, object]:
+        merged = environment(self.config) | dict(self.pairs())  # a variable keeps its place
+        return {"env": [f"{name}={value}" for name, value in merged.items()]}
+
+    def label(self) -> dict[str, object]:
+        return {"labels": {**(self.config.labels or {}), **dict(self.pairs())}}
+
+    def maintainer(self) -> dict[str, object]:
+        return {"labels": {**(self.config.labels or {}), "maintainer": self.instruction.text}}
+
+    def expose(self) -> dict[str, object]:
+        ports = dict(self.config.exposed_ports or {})
+        for word in self.words():
+            ports |= {port: {} for port in parse_exposed(word)}
+        return {"exposed_ports": ports}
+
+    def user(self) -> dict[str, object]:
+        user = self.expanded()
+        if not user:
+            raise InvalidArgument("USER requires a name")
+        return {"user": user}
+
+    def workdir(self) -> dict[str, object]:
+        joined = posixpath.join("/", self.config.working_dir or "/", self.expanded())
+        # POSIX gives two slashes at the beginning a meaning of their own; Docker does not
+        return {"working_dir": "/" + posixpath.normpath(joined).lstrip("/")}
+
+    def volume(self) -> dict[str, object]:
+        words = self.words()
+        if not words or not all(words):
+            raise InvalidArgument("VOLUME specified can not be an empty string")
+        return {"volumes": {**(self.config.volumes or {}), **{word: {} for word in words}}}
+
+    def stopsignal(self) -> dict[str, object]:
+        return {"stop_signal": self.expanded()}
+
+    def shell(self) -> dict[str, object]:
+        return {"shell": list(self.instruction.words or ())}
+
+    def onbuild(self) -> dict[str, object]:
+        trigger = parse_instruction(self.instruction.line, self.instruction.text)
+        if trigger.keyword == "ONBUILD":
+            raise InvalidArgument("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")
+        if trigger.keyword in _FORBIDDEN_TRIGGERS:
+            raise InvalidArgument(f"{trigger.keyword} isn't allowed as an ONBUILD trigger")
+        return {"on_build": [*(self.config.on_build or []), self.instruction.text]}
+
+    def healthcheck(self) -> dict[str, object]:
+        return {"healthcheck": parse_healthcheck(self.instruction)}
 
 
-def _cmd(config: ContainerDefaults, argument: str) -> ContainerDefaults:
-    return replace(config, cmd=_command(config, argument))
+def parse_exposed(word: str) -> list[str]:
+    """`80`, `53/udp` or `7000-7002/tcp` as "port/protocol" keys. Raises InvalidArgument."""
+    match = _PORT.fullmatch(word)
+    first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not match or not 0 < first <= last <= 65535:
+        raise InvalidArgument(f"invalid containerPort: {word[:100]}")
+    return [f"{port}/{(match[3] or 'tcp').lower()}" for port in range(first, last + 1)]
 
 
-def _entrypoint(config: ContainerDefaults, argument: str) -> ContainerDefaults:
-    return replace(config, entrypoint=_command(config, argument))
+def parse_healthcheck(instruction: Instruction) -> Healthcheck:
+    """Of HEALTHCHECK with its flags. Raises InvalidArgument."""
+    kind, _, rest = instruction.text.partition(" ")
+    if kind.upper() == "NONE":
+        return Healthcheck(test=["NONE"])
+    if kind.upper() != "CMD" or not rest.strip():
+        raise InvalidArgument(
+            f"unknown type {kind!r} in HEALTHCHECK", hint="write HEALTHCHECK CMD command, or NONE"
+        )
+    probe = parse_instruction(instruction.line, f"CMD {rest}")
+    test = ["CMD", *probe.words] if probe.words is not None else ["CMD-SHELL", probe.text]
+    flags = instruction.flags
+    retries = flags.get("retries", "0")
+    if not retries.isdigit():
+        raise InvalidArgument(f"--retries must be a number, not {retries!r}")
+    return Healthcheck(
+        test=test,
+        interval=parse_duration(flags.get("interval", "0s")),
+        timeout=parse_duration(flags.get("timeout", "0s")),
+        start_period=parse_duration(flags.get("start-period", "0s")),
+        start_interval=parse_duration(flags.get("start-interval", "0s")),
+        retries=int(retries),
+    )
 
 
-def _env(config: ContainerDefaults, argument: str) -> ContainerDefaults:
-    env = config.env
-    for name, value in _pairs(argument, "ENV"):
-        env = set_env(env, name, value)
-    return replace(config, env=env)
+# History
 
 
-def _label(config: ContainerDefaults, argument: str) -> ContainerDefaults:
-    return replace(config, labels={**(config.labels or {}), **dict(_pairs(argument, "LABEL"))})
+def history_words(
+    instruction: Instruction, after: ContainerDefaults, variables: Mapping[str, str], escape: str = "\\"
+) -> str:
+    """How dockerd's history tells of a step that only configured: `CMD ["a" "b"]`, `ENV A=1`, `VOLUME [/data]`.
+
+    `after` is the configuration after it. Values are expanded and without quotes, as Go prints its own.
+    """
+    name = instruction.keyword
+    change = _Change(instruction, after, variables, escape)
+    match name:
+        case "CMD":
+            return f"CMD {_quoted(after.cmd)}"
+        case "ENTRYPOINT":
+            return f"ENTRYPOINT {_quoted(after.entrypoint)}"
+        case "ENV" | "LABEL":
+            return " ".join([name, *(f"{key}={value}" for key, value in change.pairs())])
+        case "EXPOSE":
+            return " ".join([name, *change.words()])
+        case "VOLUME":
+            return f"VOLUME [{' '.join(change.words())}]"
+        case "SHELL":
+            return f"SHELL [{' '.join(after.shell or ())}]"
+        case "HEALTHCHECK" if after.healthcheck:
+            return f"HEALTHCHECK {_health_words(after.healthcheck)}"
+        case "WORKDIR":
+            return f"WORKDIR {after.working_dir}"
+        case "USER" | "STOPSIGNAL":
+            return f"{name} {change.expanded()}"
+        case _:
+            return instruction.original
 
 
-def _expose(config: ContainerDefaults, argument: str) -> ContainerDefaults:
-    ports = dict(config.exposed_ports or {})
-    for word in split_words(argument):
-        match = _PORT.fullmatch(word)
-        if not match:
-            raise InvalidArgument(f"invalid containerPort: {word[:100]}")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if not 0 < first <= last <= 65535:
-            raise InvalidArgument(f"invalid containerPort: {word[:100]}")
-        ports |= {f"{port}/{(match[3] or 'tcp').lower()}": {} for port in range(first, last + 1)}
-    return replace(config, exposed_ports=ports)
+def _quoted(words: Iterable[str] | None) -> str:
+    """Go's %q of a list."""
+    return f"[{' '.join(json.dumps(word, ensure_ascii=False) for word in words or ())}]"
 
 
-def _user(config: ContainerDefaults, argument: str) -> ContainerDefaults:
-    if len(split_words(argument)) != 1:
-        raise InvalidArgument("USER requires exactly one argument")
-    return replace(config, user=argument)
-
-
-def _volume(config: ContainerDefaults, argument: str) -> ContainerDefaults:
-    words, is_exec = parse_command(argument)
-    names = words if is_exec else split_words(argument)
-    if not all(names):
-        raise InvalidArgument("VOLUME specified can not be an empty string")
-    return replace(config, volumes={**(config.volumes or {}), **{name: {} for name in names}})
-
-
-def _workdir(config: ContainerDefaults, argument: str) -> ContainerDefaults:
-    base = config.working_dir or "/"
-    joined = argument if argument.startswith("/") else f"{base}/{argument}"
-    parts: list[str] = []
-    for part in joined.split("/"):
-        if part == "..":
-            parts = parts[:-1]
-        elif part not in ("", "."):
-            parts.append(part)
-    return replace(config, working_dir="/" + "/".join(parts))
-
-
-def _onbuild(config: ContainerDefaults, argument: str) -> ContainerDefaults:
-    trigger = argument.split(maxsplit=1)[0].upper()
-    if trigger == "ONBUILD":
-        raise InvalidArgument("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")
-    if trigger in ("MAINTAINER", "FROM"):
-        raise InvalidArgument(f"{trigger} isn't allowed as an ONBUILD trigger")
-    return replace(config, on_build=[*(config.on_build or []), argument])
-
-
-def _stopsignal(config: ContainerDefaults, argument: str) -> ContainerDefaults:
-    return replace(config, stop_signal=argument)
-
-
-def _shell(config: ContainerDefaults, argument: str) -> ContainerDefaults:
-    words, is_exec = parse_command(argument)
-    if not is_exec or not words:
-        raise InvalidArgument("SHELL requires the arguments to be in JSON form")
-    return replace(config, shell=words)
-
-
-_HANDLERS: dict[str, Callable[[ContainerDefaults, str], ContainerDefaults]] = {
-    "CMD": _cmd,
-    "ENTRYPOINT": _entrypoint,
-    "ENV": _env,
-    "EXPOSE": _expose,
-    "LABEL": _label,
-    "ONBUILD": _onbuild,
-    "SHELL": _shell,
-    "STOPSIGNAL": _stopsignal,
-    "USER": _user,
-    "VOLUME": _volume,
-    "WORKDIR": _workdir,
-}
+def _health_words(check: Healthcheck) -> str:
+    """Go's %q of a struct: spans of time in quotes, and the number of retries as the letter with that number."""
+    spans = (check.interval, check.timeout, check.start_period, check.start_interval)
+    times = " ".join(f'"{go_duration(span or 0)}"' for span in spans)
+    retries = check.retries or 0
+    letter = chr(retries) if 32 <= retries < 127 and chr(retries) not in "'\\" else f"\\x{retries:02x}"
+    return f"&{{{_quoted(check.test)} {times} '{letter}'}}"

@@ -51,6 +51,27 @@ def parse_duration(text: str, *, days: bool = False) -> int:
     return total
 
 
+def go_duration(nanoseconds: int) -> str:
+    """As Go prints a span of time: "0s", "250ms", "1m30s", "1h0m0s"."""
+    if nanoseconds == 0:
+        return "0s"
+    if nanoseconds < 10**9:
+        unit = next(unit for unit in ("ms", "µs", "ns") if nanoseconds >= _NANOSECONDS[unit])
+        return f"{_fraction(nanoseconds, _NANOSECONDS[unit])}{unit}"
+    minutes, rest = divmod(nanoseconds, _NANOSECONDS["m"])
+    hours, minutes = divmod(minutes, 60)
+    seconds = f"{_fraction(rest, 10**9)}s"
+    if hours:
+        return f"{hours}h{minutes}m{seconds}"
+    return f"{minutes}m{seconds}" if minutes else seconds
+
+
+def _fraction(value: int, unit: int) -> str:
+    whole, rest = divmod(value, unit)
+    digits = f"{rest:0{len(str(unit)) - 1}d}".rstrip("0") if unit > 1 else ""
+    return f"{whole}.{digits}" if digits else str(whole)
+
+
 def human_size(size: float, *, digits: int = 4) -> str:
     """Units of 1000 as Docker prints them: "4.26MB" with three digits, "1.235GB" with four."""
     return _scaled(size, 1000.0, _DECIMAL, digits)

@@ -1,0 +1,39 @@
+"""--chown: names looked up in the image's own tables. Pure."""
+
+from longshore.errors import EngineError
+
+
+def parse_owner(text: str, find: "OwnerLookup") -> tuple[int, int]:
+    """`user[:group]` of --chown, names looked up in the image. A user alone gives its own group."""
+    user, _, group = text.partition(":")
+    uid, gid = (int(user), int(user)) if user.isdigit() else find.user(user)
+    if group:
+        gid = int(group) if group.isdigit() else find.group(group)
+    return uid, gid
+
+
+class OwnerLookup:
+    """Names in the image's /etc/passwd and /etc/group, given as text."""
+
+    def __init__(self, passwd: str, group: str) -> None:
+        self._passwd, self._group = passwd, group
+
+    def user(self, name: str) -> tuple[int, int]:
+        fields = self._line(self._passwd, name, "user")
+        return int(fields[2]), int(fields[3])
+
+    def group(self, name: str) -> int:
+        return int(self._line(self._group, name, "group")[2])
+
+    @staticmethod
+    def _line(table: str, name: str, kind: str) -> list[str]:
+        for line in table.splitlines():
+            fields = line.split(":")
+            if (
+                fields[0] == name
+                and len(fields) >= 4
+                and fields[2].isdigit()
+                and (kind == "group" or fields[3].isdigit())
+            ):
+                return fields
+        raise EngineError(f"unable to find {kind} {name} in the image", hint="use a number")
