@@ -126,3 +126,66 @@ def remove_all(engine: Engine, identities: list[str]) -> None:
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         list(pool.map(remove, identities))
+
+
+LOG_BYTES = 200_000_000
+_LINE = "0123456789" * 9 + "012345678"  # 100 bytes with its end
+
+
+def _write_log(engine: Engine, client: Client) -> tuple[float, str]:
+    """Seconds from the start of a container that writes 200 MB to its end, and its id."""
+    script = f"busybox yes {_LINE} | busybox head -c {LOG_BYTES}"
+    identity = client.create("sh", "-c", script, HostConfig={"LogConfig": {"Type": "json-file"}})
+
+    def once() -> None:
+        client.start(identity)
+        client.call("POST", f"/v1.41/containers/{identity}/wait")
+
+    return timed(once), identity
+
+
+def log_rate(engine: Engine) -> float:
+    """Megabytes per second that a container's output goes into its json-file."""
+    with contextlib.closing(engine.client()) as client:
+        seconds, identity = _write_log(engine, client)
+        client.remove(identity)
+    return LOG_BYTES / seconds / 1e6
+
+
+def log_read_rate(engine: Engine) -> float:
+    """Megabytes per second that `GET logs` gives of such a log; unlimited in both engines, so both give all of it."""
+    with contextlib.closing(engine.client()) as client:
+        script = f"busybox yes {_LINE} | busybox head -c {LOG_BYTES // 4}"
+        unlimited = {"max-size": "1g"}
+        identity = client.create(
+            "sh", "-c", script, HostConfig={"LogConfig": {"Type": "json-file", "Config": unlimited}}
+        )
+        client.start(identity)
+        client.call("POST", f"/v1.41/containers/{identity}/wait")
+        size = 0
+
+        def once() -> None:
+            nonlocal size
+            size = len(client.call("GET", f"/v1.41/containers/{identity}/logs?stdout=1"))
+
+        seconds = timed(once)
+        client.remove(identity)
+    if size != LOG_BYTES // 4 // 100 * 108:  # each line in a frame
+        raise RuntimeError(f"{engine.name}: {size} bytes of log")
+    return size / seconds / 1e6
+
+
+def stats_of_a_hundred(engine: Engine) -> float:
+    """Milliseconds for one sample of each of 100 running containers, one after the other."""
+    _, identities = parallel_starts(engine, 100)
+    try:
+        with contextlib.closing(engine.client()) as client:
+
+            def once() -> None:
+                for identity in identities:
+                    client.call("GET", f"/v1.41/containers/{identity}/stats?stream=false&one-shot=true")
+
+            once()
+            return statistics.median(timed(once) for _ in range(3)) * 1000
+    finally:
+        remove_all(engine, identities)

@@ -227,7 +227,7 @@ def test_non_blocking_drops_instead_of_waiting(api: Any, tmp_path: Path) -> None
         assert api.wait(id, timeout=60)["StatusCode"] == 0  # 14 MB, nobody reads them
         os.kill(helper, signal.SIGCONT)
         until(lambda: not helpers())
-        lines = receiver.data.splitlines()
+        lines = until(lambda: receiver.data.endswith(b"\n") and receiver.data.splitlines())
         assert 0 < len(lines) < 2000000
         assert all(re.search(rb"\]: \d+$", line) for line in lines)
         with pytest.raises(Exception, match="does not support reading"):
@@ -448,3 +448,29 @@ def test_following_the_journal_ends_with_the_container(journal: Any) -> None:
     api = journal.client.api
     id = run(api, "for i in 1 2 3; do echo $i; sleep 0.3; done", "journald")
     assert b"".join(api.logs(id, stream=True, follow=True)) == b"1\n2\n3\n"
+
+
+def test_all_logs_together_keep_to_the_budget(own_daemon: Any) -> None:
+    """What is rotated goes first, then a container that writes begins a new file, and nobody loses what comes next."""
+    own_daemon.flags = ("--log-budget", "1m")
+    own_daemon.start()
+    own_daemon.load()
+    api = own_daemon.client.api
+    try:
+        many = {"max_size": "100k", "max_file": "20", "compress": "false"}
+        old = run(api, "i=0; while [ $i -lt 8 ]; do seq 100000 101500; i=$((i+1)); done", "json-file", **many)
+        api.wait(old)
+        one = run(api, "i=0; while [ $i -lt 30 ]; do seq 100000 101000; i=$((i+1)); done; echo there; sleep 1000", "json-file",
+                  max_size="-1")  # fmt: skip
+        until(lambda: api.logs(one, tail=1) == b"there\n")
+        assert size_of_logs(own_daemon) > 2_000_000
+        own_daemon.restart()
+        until(lambda: size_of_logs(own_daemon) <= 1 << 20, 60)
+        until(lambda: not list((own_daemon.data / "containers" / old).glob("*.log.*")))
+        assert api.logs(old, tail=1) == b"101500\n"
+    finally:
+        own_daemon.remove_containers()
+
+
+def size_of_logs(daemon: Any) -> int:
+    return sum(path.stat().st_size for path in (daemon.data / "containers").glob("*/*-json.log*"))

@@ -393,7 +393,11 @@ def test_the_device_program(
 
 def test_io_counters() -> None:
     v1 = parse_blkio("8:0 Read 10\n8:0 Write 20\n8:0 Sync 30\nTotal 30\n")
-    assert [(entry.major, entry.op, entry.value) for entry in v1] == [(8, "read", 10), (8, "write", 20)]
+    assert [(entry.major, entry.op, entry.value) for entry in v1] == [
+        (8, "Read", 10),
+        (8, "Write", 20),
+        (8, "Sync", 30),
+    ]
     sizes, counts = parse_io_stat("254:1 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\n7:0 \n")
     assert [entry.value for entry in sizes] == [1, 2]
     assert [entry.value for entry in counts] == [3, 4]

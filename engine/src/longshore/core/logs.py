@@ -223,6 +223,14 @@ def plan_target(record: "Record", folder: Path) -> LogTarget | None:
     return replace(target, attributes={}, helper=LogHelper(_words(name), source, own, buffer))
 
 
+def make_folder(target: LogTarget | None) -> None:
+    """Where the file of a target will be."""
+    helper = target.helper if target else None
+    for file in (target, helper.file if helper else None):
+        if file and file.path:
+            Path(file.path).parent.mkdir(mode=0o710, exist_ok=True)
+
+
 def file_plan(record: "Record") -> FilePlan | None:
     """The file in the container's folder that has its log, or the copy of what went to somebody who cannot be asked."""
     config = record.host_config.log_config

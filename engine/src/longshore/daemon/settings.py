@@ -13,6 +13,7 @@ from typing import Any, NoReturn, cast
 from urllib.parse import urlsplit
 
 from longshore import __version__
+from longshore.core.log_budget import parse_budget
 from longshore.errors import InvalidArgument
 from longshore.registry.hosts import parse_mirror
 
@@ -238,6 +239,7 @@ def check(settings: Settings) -> Settings:
     """Refuse what cannot work before anything is touched; returns the settings with hosts written out."""
     if settings.log_level not in LEVELS:
         raise InvalidArgument(f"unknown log level {settings.log_level!r}", hint=f"one of {', '.join(LEVELS)}")
+    parse_budget(settings.log_budget, 0)
     for label in settings.labels:
         if "=" not in label:
             raise InvalidArgument(f"bad label {label!r}", hint="write key=value")

@@ -14,6 +14,7 @@ from longshore.core.engine import Engine
 from longshore.core.events import EventBus
 from longshore.core.execs import Execs
 from longshore.core.images import Images
+from longshore.core.log_budget import LogBudget, budget_of
 from longshore.core.logs import check as check_log
 from longshore.core.model import LogConfig
 from longshore.core.networks import Networks
@@ -133,6 +134,8 @@ async def compose(settings: Settings, starting: Awaitable[Zygote]) -> AsyncGener
         )
         containers = core.Containers(parts)
         stack.push_async_callback(containers.close)
+        budget = LogBudget(budget_of(settings.log_budget, settings.data_root), containers.log_files)
+        stack.push_async_callback(budget.close)
         execs = Execs(parts)
         stack.push_async_callback(execs.close)
         engine = Engine(
@@ -148,4 +151,5 @@ async def compose(settings: Settings, starting: Awaitable[Zygote]) -> AsyncGener
         )
         await images.restore()  # layers that a power cut took are unpacked again before anything starts
         await containers.restore()
+        budget.start()
         yield Parts(engine, registry)

@@ -14,7 +14,7 @@ _NO_LIMIT = 1 << 62  # v1 says "no limit" with the largest number of pages
 class IoEntry(msgspec.Struct, frozen=True):
     major: int
     minor: int
-    op: str  # read, write
+    op: str  # v1: Read, Write, Sync, Async, Discard, Total; v2: read, write
     value: int
 
 
@@ -24,6 +24,7 @@ class Stats(msgspec.Struct, frozen=True):
     cpu_total: int | None = None
     cpu_user: int | None = None
     cpu_system: int | None = None
+    cpu_each: tuple[int, ...] = ()  # per processor, v1 only
     throttled_periods: int = 0
     throttled_time: int = 0
     periods: int = 0
@@ -51,6 +52,13 @@ def _number(path: str) -> int | None:
     return int(text) if text.isdigit() and int(text) < _NO_LIMIT else None
 
 
+def _numbers(path: str) -> tuple[int, ...]:
+    try:
+        return tuple(map(int, files.read(path).split()))
+    except (OSError, ValueError):
+        return ()
+
+
 def _pairs(path: str) -> dict[str, int]:
     try:
         return files.read_pairs(path)
@@ -73,6 +81,7 @@ def _read_v1(where: Layout, cgroup: str) -> Stats:
         cpu_total=total,
         cpu_user=_number(f"{account}/cpuacct.usage_user"),
         cpu_system=_number(f"{account}/cpuacct.usage_sys"),
+        cpu_each=_numbers(f"{account}/cpuacct.usage_percpu"),
         throttled_periods=throttling.get("nr_throttled", 0),
         throttled_time=throttling.get("throttled_time", 0),
         periods=throttling.get("nr_periods", 0),
@@ -97,13 +106,13 @@ def _blkio(path: str) -> tuple[IoEntry, ...]:
 
 
 def parse_blkio(text: str) -> tuple[IoEntry, ...]:
-    """Lines like "254:0 Read 4096" of cgroup v1. Pure."""
+    """Lines like "254:0 Read 4096" of cgroup v1, the sums of each device ("Total") included. Pure."""
     entries: list[IoEntry] = []
     for line in text.splitlines():
         words = line.split()
-        if len(words) == 3 and words[1] in ("Read", "Write"):
+        if len(words) == 3 and words[2].isdigit():
             major, _colon, minor = words[0].partition(":")
-            entries.append(IoEntry(int(major), int(minor), words[1].lower(), int(words[2])))
+            entries.append(IoEntry(int(major), int(minor), words[1], int(words[2])))
     return tuple(entries)
 
 

@@ -17,8 +17,8 @@ import zlib
 
 from longshore.runtime.records import remove_file
 
-LOCK_SECONDS = 0.2
-"""A holder of the lock that is stopped must not stop a container."""
+LOCK_SECONDS = 2.0
+"""A holder of the lock that is stopped must not stop a container; one that has to wait for a processor is waited for."""
 
 _BLOCK = 1 << 18
 _INODE = struct.Struct("<HHHQ")  # length of the extra field, subfield LS, its length, the inode
@@ -89,6 +89,19 @@ def _shift(path: str, max_files: int) -> None:
                 os.rename(f"{path}.{number}{ending}", f"{path}.{number + 1}{ending}")
             except FileNotFoundError:
                 continue
+
+
+def forget(path: str, inode: int) -> bool:
+    """Remove a rotated file, wherever rotation has moved it meanwhile; false when it is not there (any more)."""
+    locked = lock(path)
+    try:
+        for name in names(path):
+            if os.stat(name).st_ino == inode:
+                remove_file(name)
+                return True
+    finally:
+        os.close(locked)
+    return False
 
 
 def tidy(path: str, max_files: int) -> None:

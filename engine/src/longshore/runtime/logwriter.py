@@ -3,7 +3,6 @@
 The formats are in `logentries.py`, rotation and compression in `logrotate.py`. No asyncio and no pathlib here: the
 monitor shares its memory with the zygote and stays small (`records.py`).
 """
-# ruff: noqa: PTH103, PTH120
 
 import os
 
@@ -16,7 +15,6 @@ __all__ = ["PARTIAL", "LogWriter", "format_time", "now_text", "open_log"]
 
 def open_log(target: LogTarget) -> int:
     """Open a log for appending, creating it, and mend what a killed writer left. Raises OSError."""
-    os.makedirs(os.path.dirname(target.path) or ".", mode=0o710, exist_ok=True)
     logrotate.tidy(target.path, target.max_files)
     fd = logrotate.open_append(target.path)
     size = os.fstat(fd).st_size

@@ -122,6 +122,10 @@ class Resize(msgspec.Struct, frozen=True, tag="resize"):
     exec_id: str = ""
 
 
+class RotateLog(msgspec.Struct, frozen=True, tag="rotate-log"):
+    """Begin a new log file, because all logs together have become too much. Not answered."""
+
+
 class Attach(msgspec.Struct, frozen=True, tag="attach"):
     stdin: bool = False
     stdout: bool = True
@@ -199,5 +203,5 @@ class Exited(msgspec.Struct, frozen=True, tag="exited"):
     error: str = ""
 
 
-ToMonitor = Watch | Start | Signal | Resize | Attach | Exec
+ToMonitor = Watch | Start | Signal | Resize | RotateLog | Attach | Exec
 FromMonitor = Created | Started | Failed | State | Attached | ExecStarted | ExecExited | Exited

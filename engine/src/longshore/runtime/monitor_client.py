@@ -35,6 +35,7 @@ from longshore.runtime.messages import (
     Failed,
     FromMonitor,
     Resize,
+    RotateLog,
     Signal,
     Start,
     Started,
@@ -174,6 +175,10 @@ class Monitor:
         """Set the size of the container's tty or of an exec's; nothing happens when there is none."""
         self._send(Resize(height, width, exec_id))
 
+    async def rotate_log(self) -> None:
+        """Have a new log file begun; nothing happens when the monitor writes none."""
+        self._send(RotateLog())
+
     async def attach(
         self, *, stdin: bool, stdout: bool, stderr: bool
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -227,7 +232,7 @@ class Monitor:
 
     # The watch connection
 
-    def _send(self, message: Start | Signal | Resize | Watch) -> None:
+    def _send(self, message: Start | Signal | Resize | RotateLog | Watch) -> None:
         """A few bytes to a monitor that reads them at once: they fit whole, or the monitor is stuck."""
         try:
             self._watch.send(wire.encode(message))

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mappin
 from pathlib import Path
 from typing import Any
 
+from longshore.core import logs
 from longshore.core.clock import parse_moment, parse_rfc3339
 from longshore.core.containers import links, query, streams, succession
 from longshore.core.containers.attach import Attachment, Wanted
@@ -22,6 +23,7 @@ from longshore.core.containers.streams import LogOptions
 from longshore.core.filters import check_filters, label_filter
 from longshore.core.health import Prober
 from longshore.core.limits import available_cpus, check_resources
+from longshore.core.log_budget import Log
 from longshore.core.model import CreateRequest, UpdateRequest, WaitCondition
 from longshore.core.names import check_name
 from longshore.core.restart import check_policy
@@ -193,6 +195,16 @@ class Containers:
     async def let_it_speak(self, container: Container) -> None:
         """Return when the container has ended or ran for a moment; at once for nearly every container."""
         await streams.let_it_speak(container)
+
+    def log_files(self) -> "builtins.list[Log]":
+        """Every log that is a file in a container's folder."""
+        found: list[Log] = []
+        for container in self._parts.store:
+            if plan := logs.file_plan(container.record):
+                monitor = container.monitor if container.running else None
+                path = str(container.folder / plan.name)
+                found.append(Log(path, monitor.rotate_log if monitor else None))
+        return found
 
     def attach(
         self, container: Container, *, stdin: bool = False, stdout: bool = True, stderr: bool = True

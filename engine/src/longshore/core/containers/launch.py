@@ -94,6 +94,8 @@ class Launcher:
         parts = self._parts
         folder = parts.paths.folder(record.id)
         files = self._files(record, folder)
+        target = logs.plan_target(record, folder)
+        logs.make_folder(target)
         exit_record = parts.paths.exit_record(record.id)
         exit_record.unlink(missing_ok=True)  # of the last run, which the database knows
         state = parts.paths.state(record.id)
@@ -115,7 +117,7 @@ class Launcher:
             ),
             state_dir=str(state),
             exit_path=str(exit_record),
-            log=logs.plan_target(record, folder),
+            log=target,
             stdin_open=record.config.open_stdin,
             stdin_once=record.config.stdin_once,
             systemd_cgroup=parts.defaults.systemd_cgroup,

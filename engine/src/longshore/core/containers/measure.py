@@ -13,7 +13,8 @@ from longshore.core.containers.launch import cgroup_of
 from longshore.core.containers.parts import Parts
 from longshore.errors import Conflict, EngineError, InvalidArgument, Unsupported
 from longshore.runtime import cgroups
-from longshore.runtime.cgroup_stats import Stats
+from longshore.runtime.cgroup_layout import layout
+from longshore.runtime.cgroup_stats import IoEntry, Stats
 
 PS_SECONDS = 10.0
 _NO_TIME = "0001-01-01T00:00:00Z"
@@ -58,26 +59,29 @@ class Measures:
         return {"Titles": titles, "Processes": rows}
 
     async def stats(self, container: Container) -> dict[str, Any]:
-        empty: dict[str, Any] = {
+        base: dict[str, Any] = {
             "read": now() if container.running else _NO_TIME,
             "preread": _NO_TIME,
             "pids_stats": {},
-            "blkio_stats": _blkio([]),
+            "blkio_stats": dict.fromkeys(_BLKIO),
             "num_procs": 0,
             "storage_stats": {},
-            "cpu_stats": _cpu(0, 0, 0, 0),
-            "precpu_stats": _cpu(0, 0, 0, 0),
+            "cpu_stats": _NO_CPU,
+            "precpu_stats": _NO_CPU,
             "memory_stats": {},
             "name": f"/{container.name}",
             "id": container.id,
         }
         if not container.running:
-            return empty
+            return base
+        shares_host = (
+            container.record.host_config.network_mode == "host"
+        )  # whose devices are not the container's
+        pid = 0 if shares_host else container.state.pid
         try:
-            counted = await asyncio.to_thread(cgroups.stats, cgroup_of(container))
+            return base | await asyncio.to_thread(_sample, cgroup_of(container), pid)
         except EngineError:
-            return empty  # it has just ended
-        return empty | _sample(counted, container.state.pid)
+            return base  # it has just ended
 
 
 _PS_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-,=_%:+")
@@ -123,59 +127,85 @@ def _proc_table(pids: Sequence[int]) -> tuple[list[str], list[list[str]]]:
     return ["UID", "PID", "PPID", "TIME", "CMD"], rows
 
 
-def _cpu(total: int, user: int, system: int, host: int) -> dict[str, Any]:
+_BLKIO = (
+    "io_service_bytes_recursive",
+    "io_serviced_recursive",
+    "io_queue_recursive",
+    "io_service_time_recursive",
+    "io_wait_time_recursive",
+    "io_merged_recursive",
+    "io_time_recursive",
+    "sectors_recursive",
+)
+_NO_CPU: dict[str, Any] = {
+    "cpu_usage": {"total_usage": 0, "usage_in_kernelmode": 0, "usage_in_usermode": 0},
+    "throttling_data": {"periods": 0, "throttled_periods": 0, "throttled_time": 0},
+}
+
+
+def view(counted: Stats, *, v2: bool, host_cpu: int, host_memory: int) -> dict[str, Any]:
+    """The kernel's counters in Docker's form, which differs between cgroup v1 and v2. Pure.
+
+    v1 alone has `percpu_usage`, `max_usage` and operations of block devices, with their names as the kernel writes them;
+    v2 leaves the other lists of blkio null, v1 leaves them empty.
+    """
+    usage: dict[str, Any] = {
+        "total_usage": counted.cpu_total or 0,
+        "usage_in_kernelmode": counted.cpu_system or 0,
+        "usage_in_usermode": counted.cpu_user or 0,
+    }
+    if counted.cpu_each and not v2:
+        usage["percpu_usage"] = list(counted.cpu_each)
+    memory: dict[str, Any] = {"usage": counted.memory_usage or 0, "stats": counted.memory}
+    if not v2:
+        memory["max_usage"] = counted.memory_peak or 0
+    if counted.memory_failures:
+        memory["failcnt"] = counted.memory_failures
+    limit = counted.memory_limit or host_memory
+    memory["limit"] = min(limit, host_memory)
+    blkio: dict[str, Any] = dict.fromkeys(_BLKIO) if v2 else {name: [] for name in _BLKIO}
+    blkio["io_service_bytes_recursive"] = _entries(counted.io_bytes) or (None if v2 else [])
+    if not v2:
+        blkio["io_serviced_recursive"] = _entries(counted.io_operations)
+    pids = {"current": counted.pids or 0} | ({"limit": counted.pids_limit} if counted.pids_limit else {})
     return {
-        "cpu_usage": {"total_usage": total, "usage_in_kernelmode": system, "usage_in_usermode": user},
-        "system_cpu_usage": host,
-        "online_cpus": os.cpu_count() or 1,
-        "throttling_data": {"periods": 0, "throttled_periods": 0, "throttled_time": 0},
-    }
-
-
-def _blkio(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "io_service_bytes_recursive": entries,
-        "io_serviced_recursive": None,
-        "io_queue_recursive": None,
-        "io_service_time_recursive": None,
-        "io_wait_time_recursive": None,
-        "io_merged_recursive": None,
-        "io_time_recursive": None,
-        "sectors_recursive": None,
-    }
-
-
-def _sample(counted: Stats, pid: int) -> dict[str, Any]:
-    """The kernel's counters under Docker's names; v1 and v2 alike, as clients read either."""
-    cpu = _cpu(counted.cpu_total or 0, counted.cpu_user or 0, counted.cpu_system or 0, host_cpu())
-    cpu["throttling_data"] = {
-        "periods": counted.periods,
-        "throttled_periods": counted.throttled_periods,
-        "throttled_time": counted.throttled_time,
-    }
-    view: dict[str, Any] = {
-        "pids_stats": {"current": counted.pids or 0, "limit": counted.pids_limit or 0},
-        "num_procs": counted.pids or 0,
-        "cpu_stats": cpu,
-        "memory_stats": {
-            "usage": counted.memory_usage or 0,
-            "max_usage": counted.memory_peak or 0,
-            "failcnt": counted.memory_failures,
-            "stats": dict(counted.memory),
-            "limit": counted.memory_limit or host_memory(),
+        "pids_stats": pids,
+        "blkio_stats": blkio,
+        "num_procs": 0,  # only Windows has it
+        "cpu_stats": {
+            "cpu_usage": usage,
+            "system_cpu_usage": host_cpu,
+            "online_cpus": os.cpu_count() or 1,
+            "throttling_data": {
+                "periods": counted.periods,
+                "throttled_periods": counted.throttled_periods,
+                "throttled_time": counted.throttled_time,
+            },
         },
-        "blkio_stats": _blkio(
-            [
-                {"major": entry.major, "minor": entry.minor, "op": entry.op, "value": entry.value}
-                for entry in counted.io_bytes
-            ]
-        ),
+        "memory_stats": memory,
     }
-    try:
-        view["networks"] = network_counters(Path(f"/proc/{pid}/net/dev").read_text())
-    except OSError:
-        pass  # it has just ended
-    return view
+
+
+def _entries(entries: Sequence[IoEntry]) -> list[dict[str, Any]]:
+    return [
+        {"major": entry.major, "minor": entry.minor, "op": entry.op, "value": entry.value}
+        for entry in entries
+    ]
+
+
+def _sample(cgroup: str, pid: int) -> dict[str, Any]:
+    """Raises EngineError when the container has just ended."""
+    counted = cgroups.stats(cgroup)
+    sample = view(counted, v2=layout().pure_v2, host_cpu=host_cpu(), host_memory=host_memory())
+    if pid:
+        try:
+            with open(f"/proc/{pid}/net/dev") as file:
+                networks = network_counters(file.read())
+        except OSError:
+            networks = {}  # it has just ended
+        if networks:
+            sample["networks"] = networks
+    return sample
 
 
 def host_memory() -> int:
@@ -223,7 +253,7 @@ async def sample_pairs(
     if once or first_alone:
         yield before
     while not once and not container.removed:
-        if before["num_procs"] == 0 and not container.running and not first_alone:
+        if not container.running and not first_alone:
             yield before
             return
         await asyncio.sleep(1)

@@ -29,6 +29,7 @@ from longshore.runtime.messages import (
     FromMonitor,
     LogTarget,
     Resize,
+    RotateLog,
     Signal,
     Start,
     Started,
@@ -307,6 +308,9 @@ class Monitor:
                 self._signal(number)
             case Resize(height, width, exec_id):
                 self._resize(height, width, exec_id)
+            case RotateLog():
+                if self._stdio is not None:
+                    self._stdio.rotate_log()
             case Attach():
                 self._attach(peer, message)
             case Exec():

@@ -49,9 +49,11 @@ class RemoteLog:
         if room and self.queued and self.queued + len(data) > room:
             self._gap.add(stream)
             return
-        if (
-            stream in self._gap
-        ):  # the end of the line before is lost, and so is the beginning of the first one here
+        if stream in self._gap:
+            # The end of the line before is lost, and so is the first one here, whose beginning is
+            data = data[data.find(b"\n") + 1 :] if b"\n" in data else b""
+            if not data:
+                return
             self._gap.discard(stream)
             self._send(HEADER.pack(OUTPUT[stream], 0, 0))
         self._send(HEADER.pack(OUTPUT[stream], len(data), time.time_ns()) + data)

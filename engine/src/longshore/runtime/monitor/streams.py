@@ -350,6 +350,12 @@ class Stdio:
         self._remote = RemoteLog(self.loop, helper, fd, self.output_moved)
         self._logs.append(self._remote)
 
+    def rotate_log(self) -> None:
+        """Begin a new file, where there is one."""
+        for log in self._logs:
+            if isinstance(log, LogWriter):
+                log.rotate()
+
     @property
     def busy(self) -> bool:
         """Whether clients are attached or still have output to get, or a helper has."""
