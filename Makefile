@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest -q
 
-.PHONY: help setup bundle demo demo-clean test lint types imports unit kernel compat collection fleet test-vm suites suites-attacks suites-dockerpy suites-runc bench clean
+.PHONY: help setup bundle demo demo-clean test lint types imports unit kernel compat collection fleet test-vm suites-vm suites suites-attacks suites-dockerpy suites-runc bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ fleet: setup ## the demo as a test
 
 test-vm: setup ## the engine in a QEMU machine with systemd and cgroup v2
 	$(PYTEST) tests/vm
+
+suites-vm: setup ## the whole kernel ring in that machine, with both cgroup drivers
+	LONGSHORE_VM_RING=full $(PYTEST) -s tests/vm/test_ring.py
 
 suites: suites-attacks suites-dockerpy suites-runc ## other people's test suites against our engine; long, so not a part of `make test`
 

@@ -27,7 +27,7 @@ tests() { # tests FOLDER… : pytest, and what failed once more; what a test lef
 }
 
 # The machine's disk image is made while the rings without root work run; later ones compare mounts before and after.
-$bin/python -c 'import sys; sys.path.insert(0, "tests/vm"); import machine; machine.build_image()' >build/vm.log 2>&1 &
+$bin/python -c 'import sys; sys.path.insert(0, "tests/vm"); import machine, ring; machine.build_image(); ring.build_disk()' >build/vm.log 2>&1 &
 image=$!
 
 ring style $bin/ruff check .

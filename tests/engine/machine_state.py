@@ -21,7 +21,7 @@ MARK = "LONGSHORE_TEST_RUN"  # in the environment of every program that a run of
 DEPTH = 4  # below a data root: names of layers and blobs, not the files inside of layers
 OWN_FILES = re.compile(r"longshore|ls\d+-|lst\d+|bench-|buildkit|overlay")
 FOLDERS = ("/tmp", "/var/tmp", "/run", "/run/longshore", "/var/lib/longshore", "/etc/longshore", "/dev/shm")
-ALIVE = re.compile(r"longshore/test-(\d+)-|lst(\d+)x|/ls\d+-(\d+)-")  # pids inside of names that tests give
+ALIVE = re.compile(r"/test(?:runtime)?(\d+)|lst(\d+)x|/ls\d+-(\d+)-")  # pids inside of names that tests give
 
 State = dict[str, set[str]]
 
@@ -80,9 +80,10 @@ def mounts() -> list[str]:
 
 
 def cgroups() -> list[str]:
-    """All groups below longshore in all hierarchies."""
+    """All groups below longshore in all hierarchies, and the scopes of the systemd driver."""
     tops = [path for pattern in ("longshore", "*/longshore") for path in CGROUPS.glob(pattern)]
-    return [root for top in tops for root, _, _ in os.walk(top) if Path(root) != top]
+    scopes = [path for top in ("", "*/") for path in CGROUPS.glob(f"{top}system.slice/longshore-*.scope")]
+    return [root for top in tops for root, _, _ in os.walk(top) if Path(root) != top] + list(map(str, scopes))
 
 
 def links() -> dict[str, str]:
@@ -132,7 +133,7 @@ def of_daemon(daemon: Any) -> State:
     return {
         "containers": known,
         "mounts": {line for line in mounts() if inside in line},
-        "cgroups": {path for path in cgroups() if daemon.seen & set(path.split("/"))},
+        "cgroups": {path for path in cgroups() if any(id in path for id in daemon.seen)},
         "links": {name for name, master in links().items() if master == daemon.bridge},
         "nft": set(table.splitlines()),
         "data": files(daemon.data),

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # importlib mode adds no folder 
 
 import docker
 import machine as vm
+import ring
 
 BIN = vm.ROOT / ".venv/bin"
 
@@ -36,7 +37,7 @@ def work() -> Generator[Path, None, None]:
 
 @pytest.fixture(scope="session")
 def machine(work: Path) -> Generator[vm.Machine, None, None]:
-    booted = vm.boot(work)
+    booted = vm.boot(work, ring.build_disk())
     try:
         yield booted
     finally:

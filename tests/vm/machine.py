@@ -141,8 +141,8 @@ class Machine:
             self.process.wait()
 
 
-def boot(work: Path) -> Machine:
-    """Boot from the image without changing it (-snapshot) and wait for a login."""
+def boot(work: Path, *disks: Path) -> Machine:
+    """Boot from the image, with more disks, without changing any (-snapshot) and wait for a login."""
     home = build_image()
     ssh_port, app_port = free_port(), free_port()
     say("boot under TCG")
@@ -153,6 +153,7 @@ def boot(work: Path) -> Machine:
             "-kernel", str(home / "vmlinuz"), "-initrd", str(home / "initrd.img"),
             "-append", "root=/dev/vda rw console=ttyS0 quiet", "-nographic", "-no-reboot", "-snapshot",
             "-drive", f"file={home / 'disk.raw'},if=virtio,format=raw,cache=unsafe",
+            *(word for disk in disks for word in ("-drive", f"file={disk},if=virtio,format=raw,cache=unsafe")),
             "-netdev", f"user,id=n,hostfwd=tcp:127.0.0.1:{ssh_port}-:22,hostfwd=tcp:127.0.0.1:{app_port}-:8080",
             "-device", "virtio-net-pci,netdev=n", "-device", "virtio-rng-pci",
         ],

@@ -1,9 +1,13 @@
 """The kernel ring inside of the machine: sources, test tools and the stock docker command on a second disk."""
 
 import hashlib
+import re
+import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 
 from machine import ROOT, Machine, run, say
@@ -50,8 +54,6 @@ def build_disk() -> Path:
 
 
 def engine_needs() -> list[str]:
-    import tomllib
-
     return tomllib.loads((ROOT / "engine/pyproject.toml").read_text())["project"]["dependencies"]
 
 
@@ -75,6 +77,32 @@ def environment(tree: Path) -> None:
         )
         (binaries / name).chmod(0o755)
     (home / f"lib/python{PYTHON}/site-packages/longshore.pth").write_text(f"{PLACE}/engine/src\n")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    text: str
+    passed: int
+
+
+def run_tests(machine: Machine, driver: str, what: tuple[str, ...], seconds: float) -> Outcome:
+    """Run pytest inside; tests know the driver from LONGSHORE_TEST_CGROUP_DRIVER."""
+    words = [
+        f"{PLACE}/.venv/bin/python",
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "--tb=short",
+        "--timeout=900",
+    ]
+    text = machine.ssh(
+        f"cd {PLACE} && LONGSHORE_TEST_CGROUP_DRIVER={driver} {shlex.join([*words, '-q', *what])} 2>&1; echo code $?",
+        timeout=seconds,
+    )
+    passed = re.search(r"(\d+) passed", text)
+    return Outcome(int(text.rsplit("code ", 1)[1]), text, int(passed[1]) if passed else 0)
 
 
 def install(machine: Machine, work: Path) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+from group_lab import SYSTEMD, Groups
 from tests.engine.images import busybox_rootfs
 
 from longshore.oci.runtime_spec import Linux, Mount, Namespace, Process, Resources, Root, Spec
-from longshore.runtime import cgroups, records
+from longshore.runtime import records
 from longshore.runtime.client import Monitor, Zygote, read_exit
 from longshore.runtime.messages import Exited, Launch, LogTarget, OverlayRoot
 
@@ -36,7 +37,7 @@ class Lab:
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder = folder
-        self.parent = f"/longshore/test-{os.getpid()}-{name}"
+        self.groups = Groups(f"test{os.getpid()}{name}")
         self.layers = folder / "layers"
         busybox_rootfs(self.layers / "busybox")
 
@@ -60,7 +61,7 @@ class Lab:
             mounts=MOUNTS,
             linux=Linux(
                 namespaces=tuple(Namespace(kind) for kind in namespaces),
-                cgroups_path=f"{self.parent}/{container_id}",
+                cgroups_path=self.groups.spec_path(container_id),
                 resources=resources,
             ),
         )
@@ -74,6 +75,7 @@ class Lab:
             LogTarget(str(folder / "log")),
             stdin_open,
             stdin_once,
+            systemd_cgroup=SYSTEMD,
         )
 
     def state_dir(self, container_id: str) -> str:
@@ -101,17 +103,10 @@ class Lab:
 
     def cgroups(self) -> list[str]:
         """Names of the containers that still have a cgroup somewhere."""
-        names: set[str] = set()
-        for hierarchy in cgroups.layout().used():
-            path = Path(hierarchy.path(self.parent))
-            if path.is_dir():
-                names.update(entry.name for entry in path.iterdir() if entry.is_dir())
-        return sorted(names)
+        return self.groups.containers()
 
     def close(self) -> None:
-        for name in self.cgroups():  # of a test that failed
-            cgroups.kill_all(f"{self.parent}/{name}")
-        cgroups.remove(self.parent)
+        self.groups.clean()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

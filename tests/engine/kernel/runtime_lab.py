@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import pytest
+from group_lab import SYSTEMD, Groups
 
 from longshore.oci.runtime_spec import (
     SECCOMP_ANNOTATION,
@@ -41,7 +42,8 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 BUSYBOX = Path("/bin/busybox")
 NAMESPACES = ("pid", "network", "mount", "ipc", "uts", "cgroup")
-PARENT = f"/longshore/test-runtime-{os.getpid()}"  # others may run these tests at the same time
+GROUPS = Groups(f"testruntime{os.getpid()}")  # others may run these tests at the same time
+PARENT = f"/longshore/{GROUPS.name}"
 Value = TypeVar("Value")
 
 
@@ -153,9 +155,9 @@ class Box:
     def launch(self, spec: Spec, root: OverlayRoot | PlainRoot | None = None) -> Launch:
         identity = f"{os.getpid()}-{self.writable}"
         if not spec.linux.cgroups_path:
-            linux = msgspec.structs.replace(spec.linux, cgroups_path=f"{PARENT}/{identity}")
+            linux = msgspec.structs.replace(spec.linux, cgroups_path=GROUPS.spec_path(identity))
             spec = msgspec.structs.replace(spec, linux=linux)
-        return Launch(identity, spec, root or self.overlay(), "", "")
+        return Launch(identity, spec, root or self.overlay(), "", "", systemd_cgroup=SYSTEMD)
 
     def run(self, *args: str, root: OverlayRoot | PlainRoot | None = None, **changes: Any) -> Result:
         """Start, read everything, wait."""
@@ -224,6 +226,7 @@ class Running:
             self.launch.spec,
             process,
             container_id=self.launch.id,
+            cgroup=self.init.cgroup,
             stdin=stdin is not None,
         )
         if execution.stdin_fd is not None:
@@ -246,10 +249,9 @@ def namespace(name: str, pid: int | str = "self") -> str:
 
 def host_state() -> dict[str, Any]:
     """Everything a failed start could leave behind on the host."""
-    groups = [str(path) for each in layout().used() for path in Path(each.path(PARENT)).glob("*-*")]
     return {
         "mounts": Path("/proc/self/mountinfo").read_text(),
-        "cgroups": sorted(groups),
+        "cgroups": GROUPS.folders(),
         "descriptors": open_descriptors(),
         "children": Path(f"/proc/self/task/{os.getpid()}/children").read_text(),
     }
@@ -257,12 +259,11 @@ def host_state() -> dict[str, Any]:
 
 @contextmanager
 def cgroup_parent() -> Iterator[None]:
-    """Remove the folder that all containers of these tests share."""
+    """Remove what the containers of these tests share."""
     try:
         yield
     finally:
-        cgroups.kill_all(PARENT)
-        cgroups.remove(PARENT)
+        GROUPS.clean()
         # longshore-oci makes groups in hierarchies too that we do not use
         cgroups.remove_empty(hierarchy.path(PARENT) for hierarchy in layout().hierarchies)
 

@@ -58,7 +58,8 @@ def traces(daemon: Any) -> set[str]:
 
 
 def cgroups_of(id: str) -> list[Path]:
-    return [*CGROUPS.glob(f"*/longshore/{id}"), *CGROUPS.glob(f"longshore/{id}")]
+    names = (f"*/longshore/{id}", f"longshore/{id}", f"system.slice/longshore-{id}.scope")
+    return [path for name in names for path in CGROUPS.glob(name)]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,13 @@ from typing import Any
 
 import pytest
 
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def groups_of(id: str) -> list[Path]:
+    names = (f"*/longshore/{id}", f"longshore/{id}", f"system.slice/longshore-{id}.scope")
+    return [path for name in names for path in CGROUPS.glob(name)]
+
 
 def leftovers(daemon: Any) -> dict[str, set[str]]:
     """Ids of what exists besides the records."""
@@ -74,7 +81,7 @@ def test_killed_in_the_middle_of_work(own_daemon: Any, seed: int) -> None:
     assert all(ids <= set(states) for ids in leftovers(own_daemon).values()), leftovers(own_daemon)
     own_daemon.remove_containers()
     assert all(not ids for ids in leftovers(own_daemon).values()), leftovers(own_daemon)
-    assert not list(Path("/sys/fs/cgroup").glob(f"**/longshore/{next(iter(states), 'none')}"))
+    assert not [path for id in states for path in groups_of(id)]
 
 
 def test_policies_apply_when_the_daemon_starts(own_daemon: Any) -> None:
@@ -141,5 +148,5 @@ def test_a_run_that_nobody_saw_the_end_of(own_daemon: Any) -> None:
     own_daemon.start()
     state = api.inspect_container(id)["State"]
     assert (state["Status"], state["ExitCode"], state["Pid"]) == ("exited", 255, 0)
-    for hierarchy in Path("/sys/fs/cgroup").glob(f"**/longshore/{id}"):
-        hierarchy.rmdir()  # a reboot would have
+    for group in groups_of(id):
+        group.rmdir()  # a reboot would have

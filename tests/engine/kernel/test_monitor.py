@@ -420,7 +420,7 @@ async def test_a_recycled_pid_is_never_killed(lab: Lab) -> None:
     folder.mkdir(parents=True)
     start = records.start_time(os.getpid())
     assert start is not None
-    state = records.RunState("c", os.getpid(), start - 1, os.getpid(), start - 1, f"{lab.parent}/c", "now")
+    state = records.RunState("c", os.getpid(), start - 1, os.getpid(), start - 1, lab.groups.path("c"), "now")
     records.write_state(str(folder), state)
     assert await reconnect("c", str(folder), lab.exit_path("c")) is None
     assert not folder.exists()

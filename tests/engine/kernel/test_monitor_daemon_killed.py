@@ -30,11 +30,12 @@ DAEMON = """
 import asyncio, sys
 from pathlib import Path
 from longshore.runtime.client import Zygote
+from group_lab import Groups
 from tests.engine.kernel.run_lab import Lab
 
 async def main():
     lab = Lab.__new__(Lab)
-    lab.folder, lab.parent = Path(sys.argv[1]), sys.argv[2]
+    lab.folder, lab.groups = Path(sys.argv[1]), Groups(sys.argv[2])
     lab.layers = lab.folder / "layers"
     zygote = await Zygote.start()
     launches = [lab.launch("logger", "sh", "-c", sys.argv[3])]
@@ -60,11 +61,11 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 def start_daemon(lab: Lab) -> subprocess.Popen[str]:
     root = Path(__file__).parents[3]
     return subprocess.Popen(
-        [sys.executable, "-c", DAEMON, str(lab.folder), lab.parent, LOGGER],
+        [sys.executable, "-c", DAEMON, str(lab.folder), lab.groups.name, LOGGER],
         stdout=subprocess.PIPE,
         text=True,
         cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
+        env={**os.environ, "PYTHONPATH": f"{root}:{root}/tests/engine/kernel"},
     )
 
 

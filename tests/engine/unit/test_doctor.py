@@ -65,8 +65,9 @@ def test_disk(free: int, status: str) -> None:
 
 
 def test_the_rest() -> None:
-    assert "no profile is applied" in doctor.judge_apparmor("Y\n").detail
-    assert doctor.judge_apparmor("").detail == "not available"
+    assert doctor.judge_apparmor(enabled=True, loaded=True).status == "ok"
+    assert "apparmor_parser" in doctor.judge_apparmor(enabled=True, loaded=False).hint
+    assert doctor.judge_apparmor(enabled=False, loaded=False).detail == "not available"
     assert doctor.judge_seccomp("kill_process trap errno allow").status == "ok"
     assert doctor.judge_seccomp("").status == "fail"
     assert doctor.judge_memfd("0", "").status == "ok"

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from longshore.runtime import apparmor
+
 Status = Literal["ok", "warn", "fail"]
 
 MIN_KERNEL = (5, 15)
@@ -79,22 +81,19 @@ def judge_capabilities(effective: int) -> Check:
     return Check("capabilities", "ok", "all that is needed")
 
 
-APPARMOR = "/sys/module/apparmor/parameters/enabled"
-
-
-def apparmor_enabled(text: str) -> bool:
-    return text.strip() == "Y"
-
-
-def judge_apparmor(text: str) -> Check:
-    if apparmor_enabled(text):
+def judge_apparmor(*, enabled: bool, loaded: bool) -> Check:
+    if not enabled:
         return Check(
-            "apparmor",
-            "warn",
-            "enabled, but no profile is applied by default",
-            "--security-opt apparmor=NAME applies a loaded one; seccomp and capabilities hold without",
+            "apparmor", "warn", "not available", "containers run without a profile; seccomp still holds"
         )
-    return Check("apparmor", "warn", "not available", "containers run without a profile; seccomp still holds")
+    if loaded:
+        return Check("apparmor", "ok", f"containers run in the profile {apparmor.PROFILE}")
+    return Check(
+        "apparmor",
+        "warn",
+        f"enabled, but the profile {apparmor.PROFILE} is not loaded",
+        f"install the package apparmor, which has {apparmor.PARSER}, and restart longshored",
+    )
 
 
 def judge_seccomp(actions: str) -> Check:
@@ -191,7 +190,7 @@ class Doctor:
                 judge_overlay(read("/proc/filesystems"), kind, self._data_root),
                 judge_cgroups(read("/proc/self/mounts"), controllers),
                 judge_capabilities(effective_capabilities(read("/proc/self/status"))),
-                judge_apparmor(read(APPARMOR)),
+                judge_apparmor(enabled=apparmor.enabled(), loaded=apparmor.loaded(apparmor.PROFILE)),
                 judge_seccomp(read("/proc/sys/kernel/seccomp/actions_avail")),
                 judge_memfd(read("/proc/sys/vm/memfd_noexec"), _try_memfd()),
             ]

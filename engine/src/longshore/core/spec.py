@@ -125,9 +125,12 @@ def security_options(host: HostConfig) -> dict[str, str]:
     return dict(parse_security_option(text) for text in host.security_opt or ())
 
 
-def apparmor_profile(host: HostConfig) -> str:
-    """The profile that was asked for; there is no default one."""
+def apparmor_profile(record: Record) -> str:
+    """The profile that was asked for, else the engine's own, which privileged containers do not get; "" is none."""
+    host = record.host_config
     profile = security_options(host).get("apparmor", "")
+    if not profile:
+        return "" if host.privileged else record.default_apparmor
     return "" if profile == "unconfined" else profile
 
 
@@ -176,7 +179,7 @@ def _process(record: Record, around: Surroundings, capabilities: tuple[str, ...]
         capabilities=_capability_sets(capabilities),
         rlimits=plan_rlimits(host),
         no_new_privileges=security_options(host).get("no-new-privileges") == "true",
-        apparmor_profile=apparmor_profile(host),
+        apparmor_profile=apparmor_profile(record),
         oom_score_adj=host.oom_score_adj or None,
     )
 
@@ -202,7 +205,7 @@ def plan_exec(
         capabilities=_capability_sets(capabilities),
         rlimits=plan_rlimits(host),
         no_new_privileges=security_options(host).get("no-new-privileges") == "true",
-        apparmor_profile=apparmor_profile(host),
+        apparmor_profile=apparmor_profile(record),
         oom_score_adj=host.oom_score_adj or None,
     )
 

@@ -20,6 +20,7 @@ from longshore.core.limits import available_cpus
 from longshore.core.logs import DEFAULT, driver_names
 from longshore.core.validate import RUNTIMES
 from longshore.errors import EngineError
+from longshore.runtime import apparmor
 from longshore.runtime.cgroup_layout import layout
 
 API_VERSION, OLDEST_API = "1.47", "1.24"
@@ -144,7 +145,11 @@ class System:
             "ContainerdCommit": {"ID": "", "Expected": ""},
             "RuncCommit": {"ID": longshore.__version__, "Expected": longshore.__version__},
             "InitCommit": {"ID": longshore.__version__, "Expected": longshore.__version__},
-            "SecurityOptions": ["name=seccomp,profile=builtin", "name=cgroupns"],
+            "SecurityOptions": [
+                *(["name=apparmor"] if apparmor.enabled() else []),
+                "name=seccomp,profile=builtin",
+                "name=cgroupns",
+            ],
             "Warnings": warnings or None,
         }
 

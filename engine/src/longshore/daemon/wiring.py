@@ -1,5 +1,6 @@
 """Puts the engine together from the settings and takes it apart again, in the opposite order."""
 
+import asyncio
 import logging
 import socket
 from collections.abc import AsyncGenerator, Awaitable
@@ -25,6 +26,7 @@ from longshore.daemon.settings import Settings, parse_cgroup_driver
 from longshore.errors import EngineError, InvalidArgument
 from longshore.network.manager import NetworkManager
 from longshore.network.model import NetworkSettings
+from longshore.runtime import apparmor
 from longshore.runtime.cgroup_layout import layout
 from longshore.runtime.cgroups import remove_parent, systemd_runs
 from longshore.runtime.client import Zygote
@@ -86,6 +88,18 @@ def log_config(settings: Settings) -> LogConfig:
     return config
 
 
+def load_apparmor() -> str:
+    """The profile for containers, "" where there is none; the doctor says why. Blocks while it is compiled."""
+    if not apparmor.enabled():
+        return ""
+    try:
+        apparmor.load_default()
+    except EngineError as error:
+        log.warning("containers run without an AppArmor profile: %s", error)
+        return ""
+    return apparmor.PROFILE
+
+
 @asynccontextmanager
 async def compose(settings: Settings, starting: Awaitable[Zygote]) -> AsyncGenerator[Parts]:
     """The engine, restored: running containers are found again before anybody can ask.
@@ -95,6 +109,7 @@ async def compose(settings: Settings, starting: Awaitable[Zygote]) -> AsyncGener
     """
     data, run = Path(settings.data_root), Path(settings.exec_root)
     systemd_cgroup = uses_systemd(settings)
+    apparmor_profile = await asyncio.to_thread(load_apparmor)
     async with AsyncExitStack() as stack:
         database = Database(data / "longshore.db")
         stack.callback(database.close)
@@ -129,6 +144,7 @@ async def compose(settings: Settings, starting: Awaitable[Zygote]) -> AsyncGener
                 dns=settings.dns,
                 dns_search=settings.dns_search,
                 log=log_config(settings),
+                apparmor=apparmor_profile,
             ),
             cgroup_parents=core.CgroupParents(run / "cgroup-parents.json"),
         )

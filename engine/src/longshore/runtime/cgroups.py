@@ -298,6 +298,27 @@ def oom_killed(cgroup: str) -> bool:
         return False
 
 
+def open_memory_events(cgroup: str) -> int | None:
+    """A descriptor of a v2 group's memory.events that has POLLPRI from now on when something changed; else None.
+
+    It must be read at each change. v1 counts in a group that only we remove, so looking at the end is enough there.
+    """
+    hierarchy = layout().find("memory")
+    if hierarchy is None or hierarchy.version == 1:
+        return None
+    try:
+        events = os.open(f"{hierarchy.path(cgroup)}/memory.events", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # a threaded group; or the process is dead already
+        return None
+    os.pread(events, 4096, 0)
+    return events
+
+
+def tells_oom_kill(events: bytes) -> bool:
+    """Whether this text of memory.events counts a process killed for memory."""
+    return any(line.startswith(b"oom_kill ") and line != b"oom_kill 0" for line in events.splitlines())
+
+
 def stats(cgroup: str) -> Stats:
     """What the group uses now. Raises NotFound when it is gone."""
     return read_stats(layout(), cgroup)

@@ -31,7 +31,7 @@ from longshore.kernel.seccomp import SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_S
 from longshore.oci.runtime_spec import Process, Spec
 from longshore.runtime import cgroups, program, rootfs, supervisor
 from longshore.runtime.hooks import state
-from longshore.runtime.init import Stdio, duplicate, filter_of, joined_kinds, open_stdio
+from longshore.runtime.init import Stdio, duplicate, filter_of, joined_kinds, open_stdio, pid_of
 from longshore.runtime.plan import ProcessPlan, plan_personality, plan_process
 from longshore.runtime.program import Filter
 from longshore.runtime.steps import words
@@ -95,7 +95,7 @@ def spawn_exec(
         warnings = list(plan.warnings)
         group = cgroup or cgroups.cgroup_path(spec, container_id)
         try:
-            target = _Target(init_pidfd, _pid_of(init_pidfd), spec, container_id, group, bundle, open_groups)
+            target = _Target(init_pidfd, pid_of(init_pidfd), spec, container_id, group, bundle, open_groups)
             console, listener = _plan(target, plan, pipes, extra, opened, warnings)
             shared = listener is None and not joined_kinds(spec) & ns.CLONE_NEWTIME
             pid = opened.script.run(shared=shared, meanwhile=listener)
@@ -288,14 +288,6 @@ def _check_program(root_fd: int, cwd: str, path: str) -> None:
         raise OSError(errno.EISDIR, "is a directory")
     if not stat.S_ISREG(mode) or not mode & 0o111:
         raise OSError(errno.EACCES, "permission denied")
-
-
-def _pid_of(pidfd: int) -> int:
-    """The number of a living process as we see it, from the pidfd's own record, proc(5)."""
-    for line in files.read(f"/proc/self/fdinfo/{pidfd}").splitlines():
-        if line.startswith("Pid:") and int(line[4:]) > 0:
-            return int(line[4:])
-    raise StartFailed("container is not running", errno=errno.ESRCH)
 
 
 @cache

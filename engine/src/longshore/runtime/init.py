@@ -11,6 +11,7 @@ With a `gate`, a listening socket, the permission comes from whoever connects th
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -45,6 +46,10 @@ from longshore.runtime.steps import words
 _PREFIX = (
     "failed to create task for container: failed to create shim task: OCI runtime create failed: longshore: "
 )
+
+
+_LAST_WORDS_SECONDS = 0.2
+"""For the child's own reason, where making its group failed too."""
 
 
 @dataclass(slots=True)
@@ -240,9 +245,12 @@ def spawn_init(
         undo.callback(lambda: _kill_and_reap(init.pid, init.pidfd))
         init.pidfd = os.pidfd_open(pid)
         # The child makes its namespaces while we make its cgroup.
-        scope = _scope(launch, pid) if launch.systemd_cgroup else None
         resources = spec.linux.resources
-        init.warnings += cgroups.create(cgroup, resources, scope=scope, occupied=shared_cgroup)
+        try:
+            scope = _scope(launch, pid_of(init.pidfd)) if launch.systemd_cgroup else None
+            init.warnings += cgroups.create(cgroup, resources, scope=scope, occupied=shared_cgroup)
+        except StartFailed as error:
+            raise _earlier_failure(ours) or error from error
         init._cgroup_is_ours = not shared_cgroup  # pyright: ignore[reportPrivateUsage]
         if not shared_cgroup:
             made.append(cgroup)
@@ -255,6 +263,31 @@ def spawn_init(
             processes.prctl(processes.PR_SET_CHILD_SUBREAPER, 0)
         undo.pop_all()
         return init
+
+
+def pid_of(pidfd: int) -> int:
+    """The number of a living process as /proc and systemd know it, from the pidfd's own record, proc(5).
+
+    Raises StartFailed for one that is dead.
+    """
+    for line in files.read(f"/proc/self/fdinfo/{pidfd}").splitlines():
+        if line.startswith("Pid:") and int(line[4:]) > 0:
+            return int(line[4:])
+    raise StartFailed("container is not running", errno=errno.ESRCH)
+
+
+def _earlier_failure(ours: socket.socket) -> EngineError | None:
+    """Why the child has died already, if it has: then systemd has taken its empty group away from under us."""
+    ours.settimeout(_LAST_WORDS_SECONDS)
+    try:
+        while True:
+            data, fds = receive(ours)
+            close_quietly(*fds)
+            if not data or data[:1] == child.ERROR:
+                return _failure(data, _PREFIX) if data else None
+    except OSError:
+        pass  # it has nothing to say
+    return None
 
 
 def _scope(launch: Launch, pid: int) -> cgroups.NewScope:

@@ -24,7 +24,6 @@ from longshore.core.containers.record import MountPoint, Record
 from longshore.core.containers.roots import closing, in_thread, open_overlay
 from longshore.core.copying import copy_tree
 from longshore.core.devices import block_io
-from longshore.core.doctor import APPARMOR, apparmor_enabled, read
 from longshore.core.fields import about
 from longshore.core.limits import available_cpus
 from longshore.core.machine_limits import check_realtime, warnings_of
@@ -35,6 +34,7 @@ from longshore.core.validate import check_create, check_labels, check_volume_dri
 from longshore.errors import InvalidArgument, NotFound
 from longshore.kernel.paths import open_beneath, openat2
 from longshore.oci.image_config import ContainerDefaults
+from longshore.runtime import apparmor
 from longshore.runtime.cgroup_layout import layout
 from longshore.runtime.messages import OverlayRoot
 
@@ -55,7 +55,7 @@ class Creator:
         request.host_config.log_config = logs.complete(request.host_config.log_config, parts.defaults.log)
         with about("HostConfig.LogConfig"):
             logs.check(request.host_config.log_config)
-        check_labels(request.host_config, apparmor=apparmor_enabled(read(APPARMOR)))
+        check_labels(request.host_config, apparmor=apparmor.enabled())
         block_io(request.host_config)  # what it would refuse at start is refused now
         check_realtime(request.host_config, layout())
         cdi.requested(request.host_config.device_requests, self._parts.defaults.cdi_spec_dirs)

@@ -10,7 +10,7 @@ from longshore.core.containers.container import Container
 from longshore.core.containers.record import Health, MountPoint, State
 from longshore.core.model import EndpointSettings
 from longshore.core.ports import expand_exposed
-from longshore.core.spec import security_options
+from longshore.core.spec import apparmor_profile, security_options
 from longshore.network.model import Endpoint
 
 DRIVER = "overlay2"  # the name that Docker's clients know for what overlayfs does here
@@ -56,7 +56,8 @@ def inspect(
         "Platform": record.platform,
         "MountLabel": "",
         "ProcessLabel": "",
-        "AppArmorProfile": security_options(record.host_config).get("apparmor", ""),
+        "AppArmorProfile": apparmor_profile(record)
+        or security_options(record.host_config).get("apparmor", ""),
         "ExecIDs": list(container.exec_ids) or None,
         "HostConfig": host_view(container),
         "GraphDriver": {"Data": dict(record.graph), "Name": DRIVER},

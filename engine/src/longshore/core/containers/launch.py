@@ -92,6 +92,7 @@ class Launcher:
 
     def _plan(self, record: Record) -> Launch:
         parts = self._parts
+        record.default_apparmor = parts.defaults.apparmor
         folder = parts.paths.folder(record.id)
         files = self._files(record, folder)
         target = logs.plan_target(record, folder)

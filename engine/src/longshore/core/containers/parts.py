@@ -26,6 +26,7 @@ class Defaults:
     """The daemon's settings that reach containers."""
 
     systemd_cgroup: bool = False  # the cgroup driver: systemd makes the groups
+    apparmor: str = ""  # the profile of containers that name none
     dns: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()

@@ -75,5 +75,6 @@ class Record(msgspec.Struct):
     path: str = ""  # entrypoint and command, as inspect shows them
     args: list[str] = []
     graph: dict[str, str] = {}  # the overlay's directories, for inspect
+    default_apparmor: str = ""  # the profile of the engine, when it last started
     successor_of: str = ""  # the container whose host ports this one waits for
     desired: Any = None  # the normalised request of `apply`; opaque to core

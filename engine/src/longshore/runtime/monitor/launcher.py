@@ -19,7 +19,7 @@ import msgspec
 from longshore.errors import EngineError, InvalidArgument, StartFailed
 from longshore.kernel.descriptors import close_quietly, receive, send
 from longshore.kernel.processes import PR_SET_CHILD_SUBREAPER, prctl
-from longshore.runtime import records, wire
+from longshore.runtime import cgroups, records, wire
 from longshore.runtime.init import Init, spawn_init
 from longshore.runtime.loghelper import start_helper
 from longshore.runtime.logwriter import now_text, open_log
@@ -33,6 +33,9 @@ SPAWNED = b"S"  # a `Spawned`, and descriptors
 PROCEEDED = b"P"  # the program runs; a `Started` framed for the daemon
 FAILED = b"F"  # a `Failed`
 
+
+MEMORY = "memory"
+"""The role of the group's memory.events, whose changes are urgent (POLLPRI) instead of readable."""
 
 _SILENT = frozenset(("stdin", "log", "helper"))
 """Roles of descriptors that a monitor writes to; it waits for events of all others."""
@@ -172,8 +175,10 @@ def _open_logs(target: LogTarget) -> list[tuple[str, int]]:
 def _fill_events(roles: list[tuple[str, int]]) -> select.epoll:
     """What shall wake the monitor. An entry lives as long as the open file, of which the monitor gets a descriptor."""
     events = select.epoll.fromfd(EVENTS)
-    for fd in (WATCH, *(fd for role, fd in roles if role not in _SILENT)):
-        events.register(fd, select.EPOLLIN)
+    events.register(WATCH, select.EPOLLIN)
+    for role, fd in roles:
+        if role not in _SILENT:
+            events.register(fd, select.EPOLLPRI if role == MEMORY else select.EPOLLIN)
     return events
 
 
@@ -247,6 +252,7 @@ def _roles(init: Init, extra: list[tuple[str, int]]) -> list[tuple[str, int]]:
     pairs = [
         *extra,
         ("pid", init.pidfd),
+        (MEMORY, cgroups.open_memory_events(init.cgroup)),
         ("stdout", init.stdout_fd),
         ("stderr", init.stderr_fd),
         ("console", init.console_fd),

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 IN = select.EPOLLIN
+URGENT = select.EPOLLPRI
 OUT = select.EPOLLOUT
 HUP = select.EPOLLHUP | select.EPOLLERR
 EDGE = select.EPOLLET

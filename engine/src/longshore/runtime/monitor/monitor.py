@@ -37,8 +37,16 @@ from longshore.runtime.messages import (
     ToMonitor,
     Watch,
 )
-from longshore.runtime.monitor.launcher import Answer, Launcher, Spawned, decode_launch, failed, parse_answer
-from longshore.runtime.monitor.loop import IN, Loop
+from longshore.runtime.monitor.launcher import (
+    MEMORY,
+    Answer,
+    Launcher,
+    Spawned,
+    decode_launch,
+    failed,
+    parse_answer,
+)
+from longshore.runtime.monitor.loop import IN, URGENT, Loop
 from longshore.runtime.monitor.peer import Peer
 from longshore.runtime.monitor.quiet import WATCH, Quiet
 from longshore.runtime.monitor.streams import Stdio
@@ -101,6 +109,7 @@ class Monitor:
         self._listener: socket.socket | None = None
         self._started_at = ""
         self._status: int | None = None
+        self._oom_killed = False
         self._died_waiting = False  # init ended before the go-ahead
         self._record: Exited | None = None
         self._over = False
@@ -161,6 +170,9 @@ class Monitor:
         self._init = init
         fds = dict(zip(init.roles, array.array("i", quiet.descriptors), strict=True))
         self._pidfd = fds["pid"]
+        if (events := fds.get(MEMORY)) is not None:
+            self._memory_changed(events)  # at once: it may be what ended the quiet
+            self._loop.add(events, URGENT, lambda _events: self._memory_changed(events))
         target = head.log
         log = LogWriter(target, fds["log"]) if target and target.path else None
         self._stdio = self._make_stdio(fds, log=log, stdin_once=head.stdin_once)
@@ -228,6 +240,13 @@ class Monitor:
             self._status = status
             self._over = True
 
+    def _memory_changed(self, events: int) -> None:
+        """Looked at when it happens: under systemd the group is gone with its last process."""
+        try:
+            self._oom_killed |= cgroups.tells_oom_kill(os.pread(events, 4096, 0))
+        except OSError:  # ENODEV: the group is gone
+            self._loop.remove(events)
+
     def _remove_cgroups(self) -> None:
         assert self._init is not None
         cgroups.kill_all(self._init.cgroup)
@@ -236,7 +255,7 @@ class Monitor:
     def _finish(self, status: int) -> None:
         assert self._init is not None and self._stdio is not None
         finished_at = now_text()
-        oom = cgroups.oom_killed(self._init.cgroup)
+        oom = self._oom_killed or cgroups.oom_killed(self._init.cgroup)
         error = ""
         try:
             self._remove_cgroups()
