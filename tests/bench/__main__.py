@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.bench import rows
+from tests.bench import api_rows, rows
 from tests.bench.peers import Engine, both
 
 
@@ -31,6 +31,18 @@ ROWS = (
     Row("docker exec true", "ms", 1 / 2, lambda both: rows.alternately(both, 5, rows.docker_exec)),
     Row("memory per idle container", "MB", 1 / 3, lambda both: rows.crowd(both).memory),
     Row("100 starts by 8 clients", "/s", 6, lambda both: rows.crowd(both).rate, True),
+    Row("exec, API", "ms", 1 / 3, lambda both: rows.alternately(both, 5, api_rows.exec_api)),
+    Row("attach round trip", "ms", 1, lambda both: rows.alternately(both, 3, api_rows.attach_round_trip)),
+    Row(
+        "output of 200 MB into the log",
+        "MB/s",
+        1,
+        lambda both: rows.alternately(both, 1, rows.log_rate),
+        True,
+    ),
+    Row("50 MB of log, API", "MB/s", 1, lambda both: rows.alternately(both, 1, rows.log_read_rate), True),
+    Row("stats of 100 containers", "ms", 1, lambda both: rows.alternately(both, 1, rows.stats_of_a_hundred)),
+    Row("list of 1,000 containers", "ms", 1, lambda both: rows.alternately(both, 1, api_rows.list_thousand)),
 )
 
 
