@@ -239,9 +239,9 @@ image inspect busybox
 system df
 system df -v
 system df --format json
-events --since 1 --until 0s --filter container=web --filter event=start
-events --since 1 --until 0s --filter container=web --format '{{.Type}} {{.Action}} {{.Actor.Attributes.name}} {{.ID}} {{.Scope}}'
-events --since 1 --until 0s --filter container=web --format json
+events --since 1 --until 0s --filter container=web --filter event=create
+events --since 1 --until 0s --filter container=web --filter event=create --format '{{.Type}} {{.Action}} {{.Actor.Attributes.name}} {{.ID}} {{.Scope}}'
+events --since 1 --until 0s --filter container=web --filter event=create --format json
 version --format '{{.Server.Version}} {{.Server.APIVersion}} {{.Server.Os}}'
 info --format '{{.Name}} {{.Driver}} {{.ServerVersion}} {{.CgroupVersion}} {{.NCPU}}'
 """
@@ -273,7 +273,7 @@ def test_the_same_words_print_the_same(daemon: Any, web: str) -> None:
     for line in SAME.strip().splitlines():
         theirs, ours = daemon.docker(*shlex.split(line)), in_process(daemon, shlex.split(line))
         if (timeless(theirs.out), theirs.err) != (timeless(ours.out), ours.err) or ours.code:
-            different[line] = (str(theirs), str(ours))
+            different[line] = (theirs.out + theirs.err, ours.out + ours.err)
     assert not different
 
 

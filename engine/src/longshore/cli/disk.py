@@ -91,7 +91,12 @@ def df_command(format: str, verbose: bool) -> None:
 def _verbose_rows(value: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return {
         "Images": [row for view in items(value, "Images") for row in image_rows(view, truncate=True)],
-        "Containers": [container_row(view, truncate=True) for view in items(value, "Containers")],
+        "Containers": [
+            container_row(
+                {**view, "SizeRootFs": 0}, truncate=True
+            )  # what the image has is not the container's
+            for view in items(value, "Containers")
+        ],
         "Volumes": [volume_row(view) for view in items(value, "Volumes")],
         "BuildCache": [_cache_row(view) for view in items(value, "BuildCache")],
     }

@@ -63,7 +63,7 @@ def image_rows(view: Mapping[str, Any], *, truncate: bool) -> list[dict[str, Any
                 "SharedSize": _known_size(view.get("SharedSize", -1)),
                 "UniqueSize": "N/A"
                 if view.get("SharedSize", -1) < 0
-                else human_size(view["Size"] - view["SharedSize"], digits=3),
+                else human_size(view["Size"] - view["SharedSize"]),
             }
         )
     return rows
@@ -74,7 +74,7 @@ def _known(count: int) -> str:
 
 
 def _known_size(size: int) -> str:
-    return "N/A" if size < 0 else human_size(size, digits=3)
+    return "N/A" if size < 0 else human_size(size)
 
 
 @command("images")

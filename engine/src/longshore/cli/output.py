@@ -209,7 +209,7 @@ def point_in_time(text: str, flag: str) -> str:
         return f"{timestamp(text):.9f}"
     except ValueError:
         try:
-            return f"{time.time() - parse_duration(text) / 1e9:.9f}"
+            return str(int(time.time() - parse_duration(text) / 1e9))  # whole seconds, as docker
         except InvalidArgument as cause:
             raise invalid(
                 flag, text, "write 2026-01-02T13:23:37, a Unix time, or 42m for 42 minutes ago"
