@@ -68,7 +68,7 @@ def test_yaml_and_the_later_folder_wins(tmp_path: Path) -> None:
 
 def test_unknown_double_and_broken_devices_are_named(tmp_path: Path) -> None:
     place = [str(folder(tmp_path / "a", FILE, FILE, "{", {**FILE, "cdiVersion": "9.0.0", "kind": "b.com/c"}))]
-    with pytest.raises(InvalidArgument, match=r"unresolvable CDI devices vendor.com/class=one") as caught:
+    with pytest.raises(InvalidArgument, match=r"unresolvable CDI devices vendor\.com/class=one") as caught:
         cdi.requested(ask("vendor.com/class=one"), place)
     assert "described twice" in str(caught.value)
     assert "CDI version '9.0.0' is not supported" in str(caught.value)

@@ -101,7 +101,7 @@ def test_privileged_has_no_masks_and_no_pids_limit() -> None:
     assert (host.masked_paths, host.readonly_paths, host.pids_limit) == (None, None, None)
 
 
-@pytest.mark.parametrize(("given", "kept"), [(0, None), (-1, None), (7, 7)])
+@pytest.mark.parametrize(("given", "kept"), [(0, DEFAULT_PIDS), (-1, None), (7, 7)])
 def test_pids_limit(given: int, kept: int | None) -> None:
     assert complete_host(HostConfig(pids_limit=given)).pids_limit == kept
 

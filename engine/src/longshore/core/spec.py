@@ -267,7 +267,6 @@ def _base_mounts(host: HostConfig, around: Surroundings) -> list[oci.Mount]:
     mqueue = oci.Mount("/dev/mqueue", "mqueue", "mqueue", ("nosuid", "noexec", "nodev"))
     if host.ipc_mode == "host":
         shm = oci.Mount("/dev/shm", "bind", "/dev/shm", ("rbind", "rprivate"))
-        mqueue = oci.Mount("/dev/mqueue", "bind", "/dev/mqueue", ("rbind", "rprivate"))
     elif around.shm_of is not None:
         pid, start = around.shm_of
         shm = oci.Mount("/dev/shm", "bind", "/dev/shm", ("bind", "rprivate", f"{OF_PROCESS}{pid}:{start}"))
@@ -305,7 +304,8 @@ def _mounts(record: Record, around: Surroundings) -> Iterable[oci.Mount]:
 def _user_mount(mount: MountPoint) -> oci.Mount:
     if mount.type == "tmpfs":
         return oci.Mount(mount.target, "tmpfs", "tmpfs", mount.options)
-    access = "rw" if mount.read_write else ("rro" if mount.recursive_read_only else "ro")
+    recursive = mount.recursive_read_only and not mount.non_recursive
+    access = "rw" if mount.read_write else ("rro" if recursive else "ro")
     bind = "bind" if mount.non_recursive else "rbind"
     options = (bind, mount.propagation or "rprivate", access)
     if mount.subpath:
@@ -349,6 +349,12 @@ def plan_resources(
         pids=oci.Pids(limits.pids_limit) if limits.pids_limit else None,
         block_io=block_io,
     )
+
+
+def plan_update(host: HostConfig, request: Limits) -> oci.Resources:
+    """The limits of a running container after an update. Taking the limit of pids away has to be said."""
+    resources = plan_resources(host)
+    return replace(resources, pids=oci.Pids(-1)) if (request.pids_limit or 0) < 0 else resources
 
 
 def _device_rules(limits: Limits, devices: Sequence[tuple[oci.Device, str]]) -> tuple[oci.DeviceRule, ...]:

@@ -145,6 +145,7 @@ class System:
             "ContainerdCommit": {"ID": "", "Expected": ""},
             "RuncCommit": {"ID": longshore.__version__, "Expected": longshore.__version__},
             "InitCommit": {"ID": longshore.__version__, "Expected": longshore.__version__},
+            "CDISpecDirs": list(parts.defaults.cdi_spec_dirs),
             "SecurityOptions": [
                 *(["name=apparmor"] if apparmor.enabled() else []),
                 "name=seccomp,profile=builtin",

@@ -42,7 +42,10 @@ def merge_update(host: HostConfig, request: UpdateRequest) -> HostConfig:
             "Conflicting options: CPU Period and Quota cannot be updated as NanoCPUs has already been set."
         )
     if "pids_limit" in changes and changes["pids_limit"] <= 0:
-        changes["pids_limit"] = None
+        if changes["pids_limit"]:
+            changes["pids_limit"] = None
+        else:
+            del changes["pids_limit"]  # the docker CLI sends 0 where the flag was not given
     if request.restart_policy and request.restart_policy.name:
         changes["restart_policy"] = request.restart_policy
     return replace(host, **changes)

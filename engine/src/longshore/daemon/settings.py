@@ -52,6 +52,7 @@ class Settings:
     log_driver: str = "json-file"
     log_opts: Mapping[str, str] = field(default_factory=dict[str, str])
     log_budget: str = "10%"
+    cdi_spec_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
     live_restore: bool = True  # there is no other mode; accepted for daemon.json files that say so
     config_file: str = ""
     origin: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -111,6 +112,7 @@ OPTIONS = (
         str,
         "what the log files of all containers may take together: 4g, 10%% of their file system (at most 4 GB), or 0",
     ),
+    _Option("cdi-spec-dirs", ("--cdi-spec-dir",), tuple, "folder with CDI files; a later one wins"),
     _Option("live-restore", ("--live-restore",), bool, "always on"),
 )
 RELOADABLE = ("debug", "log_level", "labels", "insecure_registries", "registry_mirrors")

@@ -145,6 +145,7 @@ async def compose(settings: Settings, starting: Awaitable[Zygote]) -> AsyncGener
                 dns_search=settings.dns_search,
                 log=log_config(settings),
                 apparmor=apparmor_profile,
+                cdi_spec_dirs=settings.cdi_spec_dirs,
             ),
             cgroup_parents=core.CgroupParents(run / "cgroup-parents.json"),
         )

@@ -97,9 +97,9 @@ def _merge_health(own: HealthConfig | None, image: Healthcheck | None) -> Health
 def complete_host(host: HostConfig) -> HostConfig:
     """The HostConfig with every default visible, as inspect shows it."""
     pids = host.pids_limit
-    if pids is None and not host.privileged:
-        pids = DEFAULT_PIDS
-    elif pids is not None and pids <= 0:
+    if not pids:  # the docker CLI sends 0 where the flag was not given
+        pids = None if host.privileged else DEFAULT_PIDS
+    elif pids < 0:
         pids = None
     return replace(
         host,

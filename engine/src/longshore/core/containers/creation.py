@@ -154,7 +154,9 @@ class Creator:
                 parts.images.get(record.image_id)  # not removed while we prepared
                 for mount in record.mounts:
                     if mount.type == "volume" and mount.name:
-                        parts.volumes.create(VolumeRequest(name=mount.name), anonymous=mount.anonymous)
+                        parts.volumes.create(
+                            VolumeRequest(name=mount.name, labels=mount.labels), anonymous=mount.anonymous
+                        )
                 parts.store.insert(container)
             parts.store.remember(container)
             undo.pop_all()
@@ -176,7 +178,7 @@ class Creator:
                     _check_subpath(path, mount.subpath)
                 mount = replace(mount, name=name, source=str(path), driver="local")
             elif mount.type == "bind":
-                _bind_source(mount, created_by_binds=_is_from_binds(record, mount), undo=undo)
+                _bind_source(mount, undo)
             ready.append(mount)
         return ready
 
@@ -198,10 +200,6 @@ class Creator:
             await in_thread(work)
 
 
-def _is_from_binds(record: Record, mount: MountPoint) -> bool:
-    return any(text.split(":")[1:2] == [mount.target] for text in record.host_config.binds or ())
-
-
 def _make_folder(folder: Path, undo: ExitStack) -> None:
     folder.mkdir(parents=True, mode=0o710)
     undo.callback(_remove_empty, folder)
@@ -211,12 +209,12 @@ def _remove_empty(folder: Path) -> None:
     folder.rmdir()
 
 
-def _bind_source(mount: MountPoint, *, created_by_binds: bool, undo: ExitStack) -> None:
+def _bind_source(mount: MountPoint, undo: ExitStack) -> None:
     """`-v /new:/x` makes the host's directory, as Docker does; `--mount type=bind` insists that it exists."""
     path = Path(mount.source)
     if path.exists():
         return
-    if not created_by_binds:
+    if not mount.create_source:
         raise InvalidArgument(
             f'invalid mount config for type "bind": bind source path does not exist: {mount.source}'
         )

@@ -27,7 +27,7 @@ from longshore.core.log_budget import Log
 from longshore.core.model import CreateRequest, UpdateRequest, WaitCondition
 from longshore.core.names import check_name
 from longshore.core.restart import check_policy
-from longshore.core.spec import plan_resources
+from longshore.core.spec import plan_update
 from longshore.core.tasks import run_to_end
 from longshore.core.update import merge_update
 from longshore.errors import Conflict, EngineError, InvalidArgument
@@ -161,7 +161,7 @@ class Containers:
         async with container.lock:
             if container.running:
                 cgroup = cgroup_of(container)
-                warnings = await asyncio.to_thread(cgroups.update, cgroup, plan_resources(host))
+                warnings = await asyncio.to_thread(cgroups.update, cgroup, plan_update(host, request))
             container.record.host_config = host
             self._parts.store.save(container)
         self._parts.announce(container, "update")

@@ -10,13 +10,29 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from longshore.core.containers.record import MountPoint
-from longshore.core.model import Empty, HostConfig, MountRequest
+from longshore.core.fields import about
+from longshore.core.model import (
+    BindOptions,
+    Empty,
+    HostConfig,
+    MountRequest,
+    TmpfsOptions,
+    VolumeOptions,
+)
+from longshore.core.validate import check_volume_driver
 from longshore.errors import InvalidArgument
 
 VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _PROPAGATIONS = frozenset({"shared", "rshared", "slave", "rslave", "private", "rprivate"})
 _FLAGS = frozenset({"ro", "rw", "z", "Z", "nocopy", "consistent", "cached", "delegated", "bind", "rbind"})
 _TMPFS_DEFAULTS = ("noexec", "nosuid", "nodev")  # Docker's for --tmpfs; for --mount as well
+_CONSISTENCIES = frozenset({"", "default", "consistent", "cached", "delegated"})  # for macOS; nothing to us
+_OPTIONS_OF = {
+    "bind": "bind_options",
+    "volume": "volume_options",
+    "tmpfs": "tmpfs_options",
+    "image": "image_options",
+}
 _OPPOSITES = {"noexec": "exec", "nosuid": "suid", "nodev": "dev"}
 
 
@@ -60,6 +76,8 @@ def parse_bind(text: str) -> MountPoint:
             mode=mode,
             read_write=writable,
             propagation=propagation or "rprivate",
+            recursive_read_only=not writable,
+            create_source=True,
         )
     check_volume_name(source)
     if propagation:
@@ -86,65 +104,92 @@ def check_volume_name(name: str) -> None:
 
 def parse_mount(request: MountRequest) -> MountPoint:
     """One entry of HostConfig.Mounts. Raises InvalidArgument in Docker's form."""
-
-    def wrong(reason: str) -> InvalidArgument:
-        return InvalidArgument(f'invalid mount config for type "{request.type}": {reason}')
-
+    parse = {"bind": _bind, "volume": _volume, "tmpfs": _tmpfs}.get(request.type)
+    if parse is None:
+        raise _wrong(request, "mount type unknown")
     if not request.target:
-        raise wrong("field Target must not be empty")
-    target = clean_target(request.target, "HostConfig.Mounts")
-    if request.type == "bind":
-        if not request.source:
-            raise wrong("field Source must not be empty")
-        if not request.source.startswith("/"):
-            raise wrong(f"invalid mount path: '{request.source}' mount path must be absolute")
-        options = request.bind_options
-        propagation = options.propagation if options else ""
-        if propagation and propagation not in _PROPAGATIONS:
-            raise wrong(f"invalid propagation mode: {propagation}")
-        return MountPoint(
-            "bind",
-            posixpath.normpath(request.source),
-            target,
-            read_write=not request.read_only,
-            propagation=propagation or "rprivate",
-            non_recursive=bool(options and options.non_recursive),
-            recursive_read_only=bool(options and options.read_only_force_recursive),
-        )
-    if request.type == "volume":
-        options = request.volume_options
-        if request.source:
-            check_volume_name(request.source)
-        if (
-            options
-            and options.subpath
-            and (options.subpath.startswith("/") or ".." in options.subpath.split("/"))
-        ):
-            raise wrong("subpath must be a relative path within the volume")
-        return MountPoint(
-            "volume",
-            "",
-            target,
-            name=request.source,
-            mode="z",
-            read_write=not request.read_only,
-            copy_up=not (options and (options.no_copy or options.subpath)),
-            anonymous=not request.source,
-            subpath=options.subpath if options else "",
-        )
-    if request.type == "tmpfs":
-        if request.source:
-            raise wrong("field Source must not be specified")
-        size = request.tmpfs_options.size_bytes if request.tmpfs_options else 0
-        mode = request.tmpfs_options.mode if request.tmpfs_options else 0
-        if size < 0 or mode < 0 or mode > 0o7777:
-            raise wrong("invalid TmpfsOptions")
-        data = [*_TMPFS_DEFAULTS]
-        data += [f"size={size}"] if size else []
-        data += [f"mode={mode:o}"] if mode else []
-        data += ["ro"] if request.read_only else []
-        return MountPoint("tmpfs", "", target, read_write=not request.read_only, options=tuple(data))
-    raise InvalidArgument(f'invalid mount config for type "{request.type}": mount type unknown')
+        raise _wrong(request, "field Target must not be empty")
+    if request.consistency not in _CONSISTENCIES:
+        raise _wrong(request, f"invalid Consistency {request.consistency!r}")
+    for kind, name in _OPTIONS_OF.items():
+        if kind != request.type and getattr(request, name) is not None:
+            field = f"{kind.capitalize()}Options"
+            raise _wrong(request, f"field {field} must not be specified")
+    return parse(request, clean_target(request.target, "HostConfig.Mounts"))
+
+
+def _wrong(request: MountRequest, reason: str) -> InvalidArgument:
+    return InvalidArgument(f'invalid mount config for type "{request.type}": {reason}')
+
+
+def _bind(request: MountRequest, target: str) -> MountPoint:
+    if not request.source:
+        raise _wrong(request, "field Source must not be empty")
+    if not request.source.startswith("/") or "\0" in request.source:
+        raise _wrong(request, f"invalid mount path: '{request.source}' mount path must be absolute")
+    options = request.bind_options or BindOptions()
+    if options.propagation and options.propagation not in _PROPAGATIONS:
+        raise _wrong(request, f"invalid propagation mode: {options.propagation}")
+    if options.read_only_non_recursive and options.read_only_force_recursive:
+        raise _wrong(request, "ReadOnlyNonRecursive and ReadOnlyForceRecursive contradict each other")
+    if options.read_only_force_recursive and options.propagation not in ("", "rprivate"):
+        raise _wrong(request, "ReadOnlyForceRecursive needs the propagation rprivate")
+    return MountPoint(
+        "bind",
+        posixpath.normpath(request.source),
+        target,
+        read_write=not request.read_only,
+        propagation=options.propagation or "rprivate",
+        non_recursive=options.non_recursive,
+        recursive_read_only=request.read_only and not options.read_only_non_recursive,
+        create_source=options.create_mountpoint,
+    )
+
+
+def _volume(request: MountRequest, target: str) -> MountPoint:
+    options = request.volume_options or VolumeOptions()
+    if request.source:
+        check_volume_name(request.source)
+    check_subpath(request, options.subpath)
+    if options.driver_config is not None:
+        check_volume_driver(options.driver_config.name)
+        if options.driver_config.options:
+            raise _wrong(
+                request, f"invalid volume options: {', '.join(sorted(options.driver_config.options))}"
+            )
+    return MountPoint(
+        "volume",
+        "",
+        target,
+        name=request.source,
+        mode="z",
+        read_write=not request.read_only,
+        copy_up=not (options.no_copy or options.subpath),
+        anonymous=not request.source,
+        subpath=options.subpath,
+        labels=options.labels,
+    )
+
+
+def check_subpath(request: MountRequest, subpath: str) -> None:
+    """Raises InvalidArgument for one that leads out."""
+    if subpath.startswith("/") or ".." in subpath.split("/") or "\0" in subpath:
+        raise _wrong(request, "subpath must be a relative path within the volume")
+
+
+def _tmpfs(request: MountRequest, target: str) -> MountPoint:
+    if request.source:
+        raise _wrong(request, "field Source must not be specified")
+    options = request.tmpfs_options or TmpfsOptions()
+    if options.size_bytes < 0 or not 0 <= options.mode <= 0o7777:
+        raise _wrong(request, "invalid TmpfsOptions")
+    words = [word for pair in options.options or () for word in ["=".join(pair)]]
+    given = parse_tmpfs(target, ",".join(words)).options if words else _TMPFS_DEFAULTS
+    data = [*given]
+    data += [f"size={options.size_bytes}"] if options.size_bytes else []
+    data += [f"mode={options.mode:o}"] if options.mode else []
+    data += ["ro"] if request.read_only else []
+    return MountPoint("tmpfs", "", target, read_write=not request.read_only, options=tuple(data))
 
 
 def parse_tmpfs(target: str, options: str) -> MountPoint:
@@ -209,12 +254,16 @@ def plan_mounts(
 
     Raises InvalidArgument, also when two of the user's have the same target.
     """
-    written = [parse_bind(text) for text in host.binds or ()]
-    written += [parse_mount(request) for request in host.mounts or ()]
-    written += [parse_tmpfs(target, options) for target, options in (host.tmpfs or {}).items()]
+    with about("HostConfig.Binds"):
+        written = [parse_bind(text) for text in host.binds or ()]
+    with about("HostConfig.Mounts"):
+        written += [parse_mount(request) for request in host.mounts or ()]
+    with about("HostConfig.Tmpfs"):
+        written += [parse_tmpfs(target, options) for target, options in (host.tmpfs or {}).items()]
     chosen: dict[str, MountPoint] = {}
-    for text in host.volumes_from or ():
-        chosen |= {mount.target: mount for mount in inherit(text, mounts_of)}
+    with about("HostConfig.VolumesFrom"):
+        for text in host.volumes_from or ():
+            chosen |= {mount.target: mount for mount in inherit(text, mounts_of)}
     own: set[str] = set()
     for mount in written:
         if mount.target in own:

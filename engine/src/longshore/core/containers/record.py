@@ -58,6 +58,8 @@ class MountPoint(msgspec.Struct, frozen=True):
     subpath: str = ""
     recursive_read_only: bool = False
     non_recursive: bool = False
+    create_source: bool = False  # make the host's folder
+    labels: dict[str, str] | None = None  # of the volume, when it is made for this mount
 
 
 class Record(msgspec.Struct):
