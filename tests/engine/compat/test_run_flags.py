@@ -62,7 +62,7 @@ INSIDE = [
     case("--ipc", "--ipc host", "readlink /proc/self/ns/ipc", r"^ipc:\[{host_ipc}\]"),
     case("--ipc", "--ipc none", "grep -c ' /dev/shm ' /proc/self/mountinfo; :", "^0$"),
     case("--mac-address", "--mac-address 02:aa:bb:cc:dd:ee", "cat /sys/class/net/eth0/address", "^02:aa:bb:cc:dd:ee$"),
-    case("--network", "--network none", "ls /sys/class/net", r"\Alo\n?\Z"),
+    case("--network", "--network none", "ls /sys/class/net", r"\A(lo)\n?\Z"),
     case("--network --net", "--network host", "readlink /proc/self/ns/net", r"^net:\[{host_net}\]"),
     case("--oom-score-adj", "--oom-score-adj 123", "cat /proc/self/oom_score_adj", "^123$"),
     case("--pid", "--pid host", "readlink /proc/self/ns/pid", r"^pid:\[{host_pid}\]"),

@@ -330,3 +330,29 @@ def test_an_exec_has_what_its_container_has() -> None:
 def test_specs_survive_the_wire() -> None:
     found = spec({"Binds": ["/a:/b"], "Memory": 64 << 20})
     assert oci.decode_spec(oci.encode_spec(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"defaultAction": "ALLOW"}, "defaultAction 'ALLOW'"),
+        ({"architectures": ["SCMP_ARCH_X86"], "archMap": [{"architecture": "SCMP_ARCH_X86_64"}]}, "archMap"),
+        ({"architectures": ["Z80"]}, "architecture 'Z80'"),
+        ({"flags": ["FAST"]}, "flag 'FAST'"),
+        ({"defaultErrnoRet": 5000}, "errnoRet"),
+        ({"syscalls": [{"names": ["x"], "action": "SCMP_ACT_MAYBE"}]}, r"SCMP_ACT_MAYBE' of syscalls\[0\]"),
+        ({"syscalls": [{"names": ["x"], "name": "y", "action": "SCMP_ACT_ALLOW"}]}, "both 'name' and 'names'"),
+        ({"syscalls": [{"names": ["x"], "action": "SCMP_ACT_NOTIFY"}]}, "listenerPath"),
+        (
+            {"syscalls": [{"names": ["x"], "action": "SCMP_ACT_LOG", "args": [{"index": 6, "value": 1, "op": "SCMP_CMP_EQ"}]}]},
+            "argument 6",
+        ),
+        ({"syscalls": [{"names": ["x"], "action": 7}]}, r"\$\.syscalls\[0\]\.action"),
+    ],
+)  # fmt: skip
+def test_a_seccomp_profile_that_makes_no_sense_is_refused_at_create(
+    change: dict[str, Any], words: str
+) -> None:
+    profile = json.dumps({"defaultAction": "SCMP_ACT_ERRNO", **change})
+    with pytest.raises(InvalidArgument, match=words):
+        spec({"SecurityOpt": [f"seccomp={profile}"]})

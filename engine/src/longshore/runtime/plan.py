@@ -220,7 +220,7 @@ def plan_container(launch: Launch) -> ContainerPlan:
 
 def plan_process(process: Process, *, with_init: bool = False) -> ProcessPlan:
     """Raises InvalidArgument for what cannot be executed or limited."""
-    if not process.args or not process.args[0]:
+    if not process.args:
         raise StartFailed("no command specified")
     if not process.cwd.startswith("/"):
         raise InvalidArgument(f'process.cwd: working directory "{process.cwd}" is not absolute')
