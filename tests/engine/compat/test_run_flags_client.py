@@ -153,6 +153,7 @@ def cdi_daemon(module_daemon: Any) -> Iterator[Any]:
                                     "options": ["ro", "bind"],
                                 }
                             ],
+                            "hooks": [{"hookName": "createRuntime", "path": str(hook)}],
                         },
                     }
                 ],
@@ -182,6 +183,7 @@ def test_a_device_of_a_cdi_file(cdi_daemon: Any) -> None:
     cdi_daemon.docker("wait", made["Id"])
     out = cdi_daemon.docker("logs", made["Id"]).out.splitlines()
     assert {"COMMON=1", "ONE=1", "a:ed", "from the vendor", "opened"} <= set(out), out
+    assert json.loads((cdi_daemon.folder / "state").read_text())["id"] == made["Id"]
     request["DeviceIDs"] = ["vendor.com/class=two"]
     status, reply = cdi_daemon.request("POST", "/containers/create", body)
     assert status == 400

@@ -36,6 +36,7 @@ BINDS = [
     ("-v {tree}:/m", "cat /m/file /m/below/deep; echo new >/m/made && cat /m/made", r"^outside\ndeep\nnew$"),
     ("-v {tree}:/m:ro", "touch /m/x 2>&1 || true", "Read-only file system"),
     ("-v {tree}:/m:rslave", "grep ' /m ' /proc/self/mountinfo", r" /m rw\S* master:\d+"),
+    ("-v {tree}:/m:rshared", "grep ' /m ' /proc/self/mountinfo", r" /m rw\S* shared:\d+"),
     ("-v {tree}/file:/etc/file", "cat /etc/file", "^outside$"),
     ("--mount type=bind,src={tree},dst=/m,readonly", "touch /m/x 2>&1 || true", "Read-only file system"),
     ("--mount type=bind,src={tree},dst=/m,bind-propagation=rslave", "grep ' /m ' /proc/self/mountinfo", r"master:\d+"),
@@ -155,6 +156,29 @@ def test_tmpfs(daemon: Any) -> None:
     assert done.out.endswith("1700\n5\n")
 
 
+@pytest.mark.flag("--mount")
+def test_an_image_as_a_mount(daemon: Any) -> None:
+    """By the API: older CLIs have no such type."""
+    for options, script in ((None, "ls /i/bin/sh"), ({"Subpath": "bin"}, "ls /i/sh")):
+        mount = {
+            "Type": "image",
+            "Source": "busybox",
+            "Target": "/i",
+            **({"ImageOptions": options} if options else {}),
+        }
+        body = {
+            "Image": "busybox",
+            "Cmd": ["sh", "-c", f"{script}; touch /i/x 2>&1"],
+            "HostConfig": {"Mounts": [mount]},
+        }
+        status, made = daemon.request("POST", "/containers/create", body)
+        assert status == 201, made
+        daemon.docker("start", "-a", made["Id"], check=False)
+        out = daemon.docker("logs", made["Id"]).out
+        assert out.startswith(script.removeprefix("ls ")), out
+        assert "Read-only file system" in out
+
+
 BAD = [
     ({"Type": "npipe", "Source": "x", "Target": "/x"}, "mount type unknown"),
     ({"Type": "cluster", "Source": "x", "Target": "/x"}, "mount type unknown"),
@@ -176,6 +200,7 @@ BAD = [
     ({"Type": "volume", "Source": "vol", "Target": "/x", "VolumeOptions": {"Subpath": "../y"}}, "subpath"),
     ({"Type": "tmpfs", "Source": "vol", "Target": "/x"}, "Source must not be specified"),
     ({"Type": "tmpfs", "Target": "/x", "TmpfsOptions": {"SizeBytes": -1}}, "TmpfsOptions"),
+    ({"Type": "image", "Source": "absent", "Target": "/x"}, "No such image"),
     (
         {"Type": "bind", "Source": "/tmp", "Target": "/x", "BindOptions": {"Propagation": "loud"}},
         "propagation mode: loud",

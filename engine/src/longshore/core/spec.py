@@ -15,11 +15,12 @@ from longshore.core.containers.record import MountPoint, Record
 from longshore.core.model import ExecRequest, HostConfig
 from longshore.core.model import Resources as Limits
 from longshore.core.seccomp import parse_profile
+from longshore.core.userns import Owners
 from longshore.core.validate import CAPABILITIES, parse_capability, parse_security_option
 from longshore.errors import InvalidArgument
 from longshore.oci import runtime_spec as oci
 from longshore.runtime.cgroup_names import cgroups_path_of
-from longshore.runtime.mount_options import OF_PROCESS, SUBPATH
+from longshore.runtime.mount_options import LOWERS, OF_PROCESS, SUBPATH
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_CAPABILITIES = tuple(
@@ -76,6 +77,10 @@ class Surroundings:
     block_io: oci.BlockIo | None = None  # limits on single disks
     edits: Edits = field(default_factory=Edits)  # of CDI devices
     env: Sequence[str] = ()  # of links
+    layers_dir: str = ""
+    images: Mapping[str, Sequence[str]] = field(
+        default_factory=dict[str, Sequence[str]]
+    )  # layers, newest first
     capabilities: Sequence[str] = ALL_CAPABILITIES  # what this machine can give
     architecture: str = "x86_64"
 
@@ -84,6 +89,9 @@ def plan_spec(record: Record, around: Surroundings) -> oci.Spec:
     """The spec of the container's first process. Raises InvalidArgument (a bad seccomp profile)."""
     host = record.host_config
     namespaces = _namespaces(host, around)
+    owners = record.owners
+    if owners:
+        namespaces = (*namespaces, oci.Namespace("user"))
     private_uts = any(space.type == "uts" and not space.path for space in namespaces)
     capabilities = plan_capabilities(host, around.capabilities)
     annotations = {
@@ -109,12 +117,14 @@ def plan_spec(record: Record, around: Surroundings) -> oci.Spec:
         hooks=around.edits.hooks_value(),
         linux=oci.Linux(
             namespaces=namespaces,
+            uid_mappings=owners.uids,
+            gid_mappings=owners.gids,
             devices=tuple(device for device, _ in around.devices),
             cgroups_path=cgroups_path_of(host.cgroup_parent, record.id, systemd=around.systemd_cgroup),
             resources=plan_resources(host, around.devices, around.block_io),
             rootfs_propagation=_root_propagation(record.mounts),
             seccomp=seccomp,
-            sysctl=_sysctls(host, namespaces),
+            sysctl=_sysctls(host, namespaces, owners),
             masked_paths=tuple(host.masked_paths or ()),
             readonly_paths=tuple(host.readonly_paths or ()),
         ),
@@ -243,14 +253,16 @@ def _namespaces(host: HostConfig, around: Surroundings) -> tuple[oci.Namespace, 
     )
 
 
-def _sysctls(host: HostConfig, namespaces: Sequence[oci.Namespace]) -> dict[str, str]:
+def _sysctls(host: HostConfig, namespaces: Sequence[oci.Namespace], owners: Owners) -> dict[str, str]:
     """Low ports and ping for everybody inside a network namespace of its own, as Docker does since 20.10."""
     given = {name.replace("/", "."): value for name, value in (host.sysctls or {}).items()}
     if not any(space.type == "network" and not space.path for space in namespaces):
         return given
+    # of a user namespace only groups that exist in it
+    last = next((ids.size - 1 for ids in owners.gids if ids.container_id == 0), 2147483647)
     return {
         "net.ipv4.ip_unprivileged_port_start": "0",
-        "net.ipv4.ping_group_range": "0 2147483647",
+        "net.ipv4.ping_group_range": f"0 {last}",
         **given,
     }
 
@@ -291,25 +303,39 @@ def _mounts(record: Record, around: Surroundings) -> Iterable[oci.Mount]:
     taken = {mount.target for mount in record.mounts}
     yield from (mount for mount in _base_mounts(record.host_config, around) if mount.destination not in taken)
     access = ("ro",) if record.host_config.readonly_rootfs else ()
+    owned = bool(record.owners)
+    access = (*access, "idmap") if owned else access
     files = [
         oci.Mount(target, "bind", source, ("bind", "rprivate", *access))
         for target, source in around.files.items()
         if target not in taken
     ]
-    own = [_user_mount(mount) for mount in record.mounts]
+    own = [_user_mount(mount, around, owned) for mount in record.mounts]
     own += [mount for mount in around.edits.mounts if mount.destination not in taken]
     yield from sorted([*own, *files], key=lambda mount: mount.destination.count("/"))
 
 
-def _user_mount(mount: MountPoint) -> oci.Mount:
+def _user_mount(mount: MountPoint, around: Surroundings, owned: bool) -> oci.Mount:
+    """`owned`: the container has other owners than the host; ours are shown to it through its mappings."""
     if mount.type == "tmpfs":
         return oci.Mount(mount.target, "tmpfs", "tmpfs", mount.options)
     recursive = mount.recursive_read_only and not mount.non_recursive
+    if mount.type == "image":
+        layers = ":".join(around.images.get(mount.source, ()))
+        options = ("bind", "ro", f"{LOWERS}{layers}")
+        return oci.Mount(
+            mount.target,
+            "bind",
+            around.layers_dir,
+            (*options, f"{SUBPATH}{mount.subpath}") if mount.subpath else options,
+        )
     access = "rw" if mount.read_write else ("rro" if recursive else "ro")
     bind = "bind" if mount.non_recursive else "rbind"
     options = (bind, mount.propagation or "rprivate", access)
     if mount.subpath:
         options = (*options, f"{SUBPATH}{mount.subpath}")
+    if owned and mount.type == "volume":
+        options = (*options, "idmap")
     return oci.Mount(mount.target, "bind", mount.source, options)
 
 

@@ -63,6 +63,15 @@ def _flag(path: str) -> bool:
         return False
 
 
+def _security_options(userns: str) -> list[str]:
+    return [
+        *(["name=apparmor"] if apparmor.enabled() else []),
+        "name=seccomp,profile=builtin",
+        "name=cgroupns",
+        *(["name=userns"] if userns != "host" else []),
+    ]
+
+
 def _descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
@@ -146,11 +155,7 @@ class System:
             "RuncCommit": {"ID": longshore.__version__, "Expected": longshore.__version__},
             "InitCommit": {"ID": longshore.__version__, "Expected": longshore.__version__},
             "CDISpecDirs": list(parts.defaults.cdi_spec_dirs),
-            "SecurityOptions": [
-                *(["name=apparmor"] if apparmor.enabled() else []),
-                "name=seccomp,profile=builtin",
-                "name=cgroupns",
-            ],
+            "SecurityOptions": _security_options(parts.defaults.userns.mode),
             "Warnings": warnings or None,
         }
 

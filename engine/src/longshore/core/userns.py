@@ -46,6 +46,51 @@ class Wanted:
     ranges: tuple[IdMapping, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Remap:
+    """The daemon's setting: the mode of containers that name none, the range they share if they do, and the pool."""
+
+    mode: str = "host"
+    owners: Owners = Owners()
+    pool: tuple[Range, ...] = (DEFAULT_POOL,)
+
+
+def plan_remap(setting: str, ranges: str, subuid: str, subgid: str) -> Remap:
+    """--userns-remap: empty or "host", "auto", "default" or USER[:GROUP] with ranges in /etc/subuid and /etc/subgid.
+
+    `ranges` is --userns-range, else those of the user `longshore` in /etc/subuid, else a range nobody uses.
+    Raises InvalidArgument.
+    """
+    own = tuple(parse_subordinate(subuid, "longshore"))
+    pool = (parse_range(ranges),) if ranges else own or (DEFAULT_POOL,)
+    if setting in ("", "host"):
+        return Remap(pool=pool)
+    if setting == "auto":
+        return Remap("auto", pool=pool)
+    if setting == "default":
+        first, size = choose(DEFAULT_SIZE, pool, ())
+        ids = (IdMapping(0, first, size),)
+        return Remap("map", Owners(ids, ids), pool)
+    user, _, group = setting.partition(":")
+    uids, gids = parse_subordinate(subuid, user), parse_subordinate(subgid, group or user)
+    if not uids or not gids:
+        raise InvalidArgument(
+            f"--userns-remap {setting}: no ranges of {user} in /etc/subuid or {group or user} in /etc/subgid",
+            hint="write default, auto, or a user with subordinate ids",
+        )
+    return Remap("map", Owners(_joined(uids), _joined(gids)), pool)
+
+
+def _joined(ranges: Sequence[Range]) -> tuple[IdMapping, ...]:
+    """The ranges one after the other, from 0 on."""
+    found: list[IdMapping] = []
+    start = 0
+    for first, length in ranges:
+        found.append(IdMapping(start, first, length))
+        start += length
+    return tuple(found)
+
+
 def parse_mode(text: str) -> Wanted:
     """Raises InvalidArgument."""
     if text in ("", "host"):
@@ -143,7 +188,7 @@ def check_conflicts(mode: str, *, privileged: bool, pid: str, network: str, ipc:
 
     The host's namespaces belong to the host's ids: nothing in them may be changed from inside.
     """
-    if parse_mode(mode).kind == "host":
+    if mode in ("", "host"):
         return
     if privileged:
         raise InvalidArgument(

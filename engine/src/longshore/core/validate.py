@@ -16,6 +16,7 @@ from longshore.core.model import (
 )
 from longshore.core.ports import expand_bindings, expand_exposed
 from longshore.core.restart import check_policy
+from longshore.core.userns import parse_mode
 from longshore.errors import InvalidArgument, Unsupported
 from longshore.network.files import parse_extra_host
 from longshore.oci import units
@@ -365,12 +366,12 @@ def _check_modes(host: HostConfig) -> None:
         ("PidMode", host.pid_mode, ("", "host", "private")),
         ("UTSMode", host.uts_mode, ("", "host", "private")),
         ("CgroupnsMode", host.cgroupns_mode, ("", "private", "host")),
-        ("UsernsMode", host.userns_mode, ("", "host")),
     )
     for field, value, words in allowed:
         joins = field in ("IpcMode", "PidMode") and value.startswith("container:") and len(value) > 10
         if value not in words and not joins:
             raise InvalidArgument(f"invalid {field}: {value!r}")
+    parse_mode(host.userns_mode)
     if host.network_mode == "container:":
         raise InvalidArgument("invalid container format container:<name|id> in NetworkMode")
     # With host networking Docker discards published ports; with another container's network it refuses them.

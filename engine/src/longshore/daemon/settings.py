@@ -52,6 +52,8 @@ class Settings:
     log_driver: str = "json-file"
     log_opts: Mapping[str, str] = field(default_factory=dict[str, str])
     log_budget: str = "10%"
+    userns_remap: str = ""
+    userns_range: str = ""
     cdi_spec_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
     live_restore: bool = True  # there is no other mode; accepted for daemon.json files that say so
     config_file: str = ""
@@ -112,6 +114,10 @@ OPTIONS = (
         str,
         "what the log files of all containers may take together: 4g, 10%% of their file system (at most 4 GB), or 0",
     ),
+    _Option(
+        "userns-remap", ("--userns-remap",), str, "user namespaces by default: auto, default or USER[:GROUP]"
+    ),
+    _Option("userns-range", ("--userns-range",), str, "ids of the host for user namespaces, FIRST:LENGTH"),
     _Option("cdi-spec-dirs", ("--cdi-spec-dir",), tuple, "folder with CDI files; a later one wins"),
     _Option("live-restore", ("--live-restore",), bool, "always on"),
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from longshore.core import containers as core
 from longshore.core.database import Database
-from longshore.core.doctor import Doctor
+from longshore.core.doctor import Doctor, read
 from longshore.core.engine import Engine
 from longshore.core.events import EventBus
 from longshore.core.execs import Execs
@@ -20,6 +20,7 @@ from longshore.core.logs import check as check_log
 from longshore.core.model import LogConfig
 from longshore.core.networks import Networks
 from longshore.core.system import System, SystemFacts
+from longshore.core.userns import Remap, plan_remap
 from longshore.core.volumes import Volumes
 from longshore.daemon.puller import LazyRegistry
 from longshore.daemon.settings import Settings, parse_cgroup_driver
@@ -100,6 +101,11 @@ def load_apparmor() -> str:
     return apparmor.PROFILE
 
 
+def userns_of(settings: Settings) -> Remap:
+    """Raises InvalidArgument for a user without subordinate ids."""
+    return plan_remap(settings.userns_remap, settings.userns_range, read("/etc/subuid"), read("/etc/subgid"))
+
+
 @asynccontextmanager
 async def compose(settings: Settings, starting: Awaitable[Zygote]) -> AsyncGenerator[Parts]:
     """The engine, restored: running containers are found again before anybody can ask.
@@ -145,6 +151,7 @@ async def compose(settings: Settings, starting: Awaitable[Zygote]) -> AsyncGener
                 dns_search=settings.dns_search,
                 log=log_config(settings),
                 apparmor=apparmor_profile,
+                userns=userns_of(settings),
                 cdi_spec_dirs=settings.cdi_spec_dirs,
             ),
             cgroup_parents=core.CgroupParents(run / "cgroup-parents.json"),

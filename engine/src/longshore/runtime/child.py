@@ -35,6 +35,7 @@ ERROR = b"E"
 
 __all__ = ["CONSOLE", "ERROR", "HOOKS", "NAMESPACES", "OWNERS", "PROCESS", "WARNING"]
 
+ROOT = -1  # in InitJob.idmaps: the layers of an overlay root
 _OWN_MOMENT = ns.CLONE_NEWPID | ns.CLONE_NEWCGROUP | ns.CLONE_NEWTIME
 
 
@@ -153,6 +154,7 @@ def _enter_root(job: InitJob) -> tuple[int, Mounter]:
     sources = Sources()
     sources.take(job.plan.mounts, job.idmaps)
     _make_private()
+    sources.take_images(job.plan.mounts)
     root_fd = rootfs.mount_root(job.plan.rootfs)
     _join_cgroup(job)
     _new_cgroup_namespace(job)
@@ -175,7 +177,9 @@ def _enter_as_other_user(job: InitJob, warnings: list[str]) -> tuple[int, Mounte
     with Doing("creating a mount namespace"):
         ns.unshare(ns.CLONE_NEWNS)
     _make_private()
-    root_fd = rootfs.mount_root(plan.rootfs)
+    owners = rootfs.Owners(job.idmaps[ROOT], *map(_root_of, plan.user_maps)) if ROOT in job.idmaps else None
+    sources.take_images(plan.mounts, owners)
+    root_fd = rootfs.mount_root(plan.rootfs, owners)
     # Detached: a mount that comes along into a namespace of other owners is locked to its place.
     root = kernel_mounts.open_tree(root_fd, recursive=True)
     os.close(root_fd)
@@ -204,6 +208,15 @@ def _enter_as_other_user(job: InitJob, warnings: list[str]) -> tuple[int, Mounte
     _tell_namespaces(job)
     rootfs.attach_root(plan.rootfs, root)
     return root, _mounter(job, root, sources)
+
+
+def _root_of(mappings: str) -> int:
+    """The id outside of root inside, from the text of a uid_map or gid_map; who is nobody inside has none."""
+    for line in mappings.splitlines():
+        inside, outside, _size = line.split()
+        if inside == "0":
+            return int(outside)
+    return 0
 
 
 def _become_root() -> None:

@@ -33,7 +33,7 @@ from longshore.runtime import cgroups, child, seccomp_profile, supervisor
 from longshore.runtime.cgroup_layout import layout
 from longshore.runtime.cgroup_names import parse_scope
 from longshore.runtime.hooks import hooks_of, run_hooks, state
-from longshore.runtime.messages import Launch
+from longshore.runtime.messages import Launch, OverlayRoot
 from longshore.runtime.plan import (
     KINDS,
     ContainerPlan,
@@ -368,8 +368,9 @@ def _open_idmaps(plan: ContainerPlan, undo: ExitStack) -> dict[int, int]:
     namespace: the maps are written by number.
     """
     found: dict[tuple[str, str] | str, int] = {}
-    for mount in plan.mounts:
-        owners = mount.idmap
+    wanted = plan.other_user and isinstance(plan.rootfs, OverlayRoot)
+    asked = [(mount.idmap, mount.destination) for mount in plan.mounts]
+    for owners, destination in [*asked, *([(plan.user_maps, "/")] if wanted else [])]:
         if owners and owners not in found:
             try:
                 if isinstance(owners, str):
@@ -378,11 +379,14 @@ def _open_idmaps(plan: ContainerPlan, undo: ExitStack) -> dict[int, int]:
                     found[owners] = ns.user_namespace(*owners)
             except OSError as error:
                 raise StartFailed(
-                    f'{_PREFIX}error making the mappings of "{mount.destination}": {words(error)}',
+                    f'{_PREFIX}error making the mappings of "{destination}": {words(error)}',
                     errno=error.errno or 0,
                 ) from error
             undo.callback(os.close, found[owners])
-    return {index: found[mount.idmap] for index, mount in enumerate(plan.mounts) if mount.idmap}
+    idmaps = {index: found[mount.idmap] for index, mount in enumerate(plan.mounts) if mount.idmap}
+    if wanted:
+        idmaps[child.ROOT] = found[plan.user_maps]
+    return idmaps
 
 
 def _open_joins(plan: ContainerPlan, undo: ExitStack) -> list[tuple[int, int]]:

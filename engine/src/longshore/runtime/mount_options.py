@@ -50,6 +50,7 @@ _IDMAP = {"idmap": False, "ridmap": True}
 
 # Ours, for sources whose path a container can change: looked up by descriptor when the mount is made, without links.
 SUBPATH = "longshore.subpath="  # a path below the source
+LOWERS = "longshore.lowers="  # the source is the folder of the layers; these make an image, newest first, with colons
 OF_PROCESS = "longshore.of="  # PID:START-TIME, in whose mount namespace the source is looked up
 
 
@@ -69,6 +70,7 @@ class MountPlan:
     propagation: int = 0
     propagation_recursive: bool = False
     subpath: str = ""  # below the source
+    lowers: tuple[str, ...] = ()  # layers below the source
     owner: tuple[int, int] | None = None  # (pid, start time) of a process whose mounts the source means
     idmap: tuple[str, str] | str = ""  # texts of a uid_map and a gid_map, or the path of a user namespace
     idmap_recursive: bool = False
@@ -110,6 +112,7 @@ def plan_mount(
     attr_set = attr_clr = tree_set = tree_clr = propagation = 0
     propagation_recursive = copy_up = False
     subpath, owner = "", None
+    lowers: tuple[str, ...] = ()
     parameters: list[tuple[str, str | None]] = []
     for word in mount.options:
         if word in _ATTRIBUTES:
@@ -128,6 +131,8 @@ def plan_mount(
             raise Unsupported(f'{where}.options: mount option "{word}" on "{destination}" is not supported')
         elif bind and word.startswith(SUBPATH):
             subpath = word.removeprefix(SUBPATH)
+        elif bind and word.startswith(LOWERS):
+            lowers = tuple(word.removeprefix(LOWERS).split(":"))
         elif bind and word.startswith(OF_PROCESS):
             pid, _colon, start = word.removeprefix(OF_PROCESS).partition(":")
             if not (pid.isdigit() and start.isdigit()):
@@ -162,6 +167,7 @@ def plan_mount(
         propagation=propagation,
         propagation_recursive=propagation_recursive,
         subpath=subpath,
+        lowers=lowers,
         owner=owner,
         idmap=_plan_idmap(mount, words, where, owners, bind=bind),
         idmap_recursive="ridmap" in words,

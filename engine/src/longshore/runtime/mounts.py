@@ -18,6 +18,7 @@ from longshore.runtime.cgroup_layout import Layout
 from longshore.runtime.copy_up import copy_tree
 from longshore.runtime.mount_options import MountPlan
 from longshore.runtime.records import open_proc
+from longshore.runtime.rootfs import Owners, open_image
 from longshore.runtime.steps import words
 
 _Result = TypeVar("_Result")
@@ -35,9 +36,19 @@ class Sources:
     def take(self, plans: tuple[MountPlan, ...], idmaps: Mapping[int, int]) -> None:
         """`idmaps`: index of the mount -> descriptor of the user namespace whose mappings it gets."""
         for index, plan in enumerate(plans):
-            if plan.kind == "bind":
+            if plan.kind == "bind" and not plan.lowers:
                 owners = idmaps.get(index, -1)
                 self.trees[index] = _guarded(plan, lambda plan, owners=owners: _clone(plan, owners))
+
+    def take_images(self, plans: tuple[MountPlan, ...], owners: Owners | None = None) -> None:
+        """The same for images. They are put together by mounting, which the host must not see: after propagation is
+        cut. `owners`: whose they become.
+        """
+        for index, plan in enumerate(plans):
+            if plan.lowers:
+                self.trees[index] = _guarded(
+                    plan, lambda plan: open_image(plan.source, plan.lowers, plan.subpath, owners)
+                )
 
 
 @dataclass(slots=True)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from longshore.errors import StartFailed
-from longshore.kernel import mounts, terminals
+from longshore.kernel import mounts, processes, terminals
 from longshore.kernel.descriptors import close_quietly
 from longshore.kernel.paths import (
     DEVPTS_SUPER_MAGIC,
@@ -36,8 +38,20 @@ _PAGE = 4096
 _KINDS = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
 
 
-def mount_root(rootfs: OverlayRoot | PlainRoot) -> int:
-    """Mount the root somewhere in this namespace and return an O_PATH descriptor of its top."""
+@dataclass(frozen=True, slots=True)
+class Owners:
+    """The mappings through which layers are seen: a user namespace that has them, and whom its root is outside."""
+
+    namespace: int
+    uid: int
+    gid: int
+
+
+def mount_root(rootfs: OverlayRoot | PlainRoot, owners: Owners | None = None) -> int:
+    """Mount the root somewhere in this namespace and return an O_PATH descriptor of its top.
+
+    `owners`: whose the files of an overlay's layers become.
+    """
     if isinstance(rootfs, PlainRoot):
         with Doing(f'mounting the root "{rootfs.path}"'):
             return _attach_over(rootfs.path, mounts.open_tree(mounts.AT_FDCWD, rootfs.path, recursive=True))
@@ -45,10 +59,88 @@ def mount_root(rootfs: OverlayRoot | PlainRoot) -> int:
         # overlayfs wants two layers when nothing is writable.
         layer = f"{rootfs.layers_dir}/{rootfs.lowers[0]}"
         with Doing(f'mounting the root "{layer}"'):
-            tree = mounts.open_tree(mounts.AT_FDCWD, layer)
+            tree = _open_layer(layer, owners)
             mounts.mount_setattr(tree, attr_set=mounts.MOUNT_ATTR_RDONLY)
             return _attach_over(layer, tree)
-    return _mount_overlay(rootfs)
+    return _mount_overlay(rootfs) if owners is None else _mount_mapped_overlay(rootfs, owners)
+
+
+def _open_layer(path: str, owners: Owners | None) -> int:
+    """A detached copy of a layer's folder as a mount."""
+    tree = mounts.open_tree(mounts.AT_FDCWD, path)
+    if owners is not None:
+        mounts.mount_setattr(tree, attr_set=mounts.MOUNT_ATTR_IDMAP, user_namespace=owners.namespace)
+    return tree
+
+
+def _mount_mapped_overlay(rootfs: OverlayRoot, owners: Owners) -> int:
+    """The overlay of id-mapped layers, so that nothing on disk is shifted (Linux 5.19).
+
+    An overlay itself cannot be mapped, and takes layers by path only: a tmpfs over the layers' directory holds them
+    under short names.
+    """
+    with Doing("mounting the overlay root with the mappings of a user namespace"):
+        shared = os.path.dirname(rootfs.upper)  # noqa: PTH120
+        if rootfs.upper and os.path.dirname(rootfs.work) != shared:  # noqa: PTH120
+            raise StartFailed("the upper and the work directory lie in different folders")
+        trees = [_open_layer(f"{rootfs.layers_dir}/{name}", owners) for name in rootfs.lowers]
+        trees += [_open_layer(shared, owners)] if rootfs.upper else []
+        base = mounts.new_filesystem("tmpfs", (("mode", "755"),), source="layers")
+        _attach_over(rootfs.layers_dir, base)
+        os.fchdir(base)
+        for number, tree in enumerate(trees):
+            os.mkdir(str(number), 0o755)  # noqa: PTH102
+            place = os.open(str(number), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            mounts.move_mount(tree, place)
+            close_quietly(tree, place)
+        os.mkdir("root", 0o755)  # noqa: PTH102
+        last = len(rootfs.lowers)
+        names = tuple(map(str, range(last)))
+        mapped = OverlayRoot(".", names)
+        if rootfs.upper:
+            upper, work = (f"{last}/{path[len(shared) + 1 :]}" for path in (rootfs.upper, rootfs.work))
+            mapped = OverlayRoot(".", names, upper, work)
+        with _identity(owners):
+            mounts.mount("overlay", "root", "overlay", 0, overlay_options(mapped))
+        top = os.open("root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.close(base)
+        return top
+
+
+@contextmanager
+def _identity(owners: Owners) -> Generator[None]:
+    """Be the container's root with the host's capabilities: an overlay makes its own files as whoever mounted it, and
+    the host's root has no id in the layers.
+    """
+    before = processes.prctl(processes.PR_GET_SECUREBITS)
+    processes.prctl(processes.PR_SET_SECUREBITS, before | processes.SECBIT_NO_SETUID_FIXUP)
+    try:
+        os.setegid(owners.gid)
+        os.seteuid(owners.uid)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+    finally:
+        processes.prctl(processes.PR_SET_SECUREBITS, before)
+        processes.set_dumpable(False)  # the change of ids has put it to fs.suid_dumpable
+
+
+def open_image(layers_dir: str, lowers: tuple[str, ...], subpath: str, owners: Owners | None) -> int:
+    """A detached, read-only mount of an image's files, or of a folder in them. In a private mount namespace only."""
+    place = f"{layers_dir}/{lowers[0]}" if len(lowers) == 1 else layers_dir
+    top = mount_root(OverlayRoot(layers_dir, lowers), owners)
+    try:
+        found = openat2(top, subpath, os.O_PATH | os.O_NOFOLLOW, resolve=RESOLVE_BENEATH) if subpath else top
+        tree = mounts.open_tree(found)
+        mounts.mount_setattr(tree, attr_set=mounts.MOUNT_ATTR_RDONLY)
+        if found != top:
+            os.close(found)
+        return tree
+    finally:
+        os.close(top)
+        mounts.umount(place, mounts.MNT_DETACH)
 
 
 def _attach_over(path: str, tree: int) -> int:

@@ -30,6 +30,7 @@ from longshore.core.machine_limits import check_realtime, warnings_of
 from longshore.core.model import CreateRequest, EndpointSettings, VolumeRequest
 from longshore.core.names import check_name, random_name
 from longshore.core.spec import Surroundings, plan_spec
+from longshore.core.userns import Owners, check_conflicts, owners_of
 from longshore.core.validate import check_create, check_labels, check_volume_driver
 from longshore.errors import InvalidArgument, NotFound
 from longshore.kernel.paths import open_beneath, openat2
@@ -57,6 +58,15 @@ class Creator:
             logs.check(request.host_config.log_config)
         check_labels(request.host_config, apparmor=apparmor.enabled())
         block_io(request.host_config)  # what it would refuse at start is refused now
+        host = request.host_config
+        check_conflicts(
+            host.userns_mode or self._parts.defaults.userns.mode,
+            privileged=host.privileged,
+            pid=host.pid_mode,
+            network=host.network_mode,
+            ipc=host.ipc_mode,
+            uts=host.uts_mode,
+        )
         check_realtime(request.host_config, layout())
         cdi.requested(request.host_config.device_requests, self._parts.defaults.cdi_spec_dirs)
         if not request.image:
@@ -135,6 +145,19 @@ class Creator:
             peer = self._peer(mode.removeprefix("container:"))
             record.config.hostname = record.config.hostname or peer.record.config.hostname
 
+    def _owners(self, mode: str) -> Owners:
+        """The ids of the host that the container gets. Raises Conflict when no range is free."""
+        parts, default = self._parts, self._parts.defaults.userns
+        if not mode and default.owners:
+            return default.owners
+        taken = [
+            (ids.host_id, ids.size)
+            for container in parts.store
+            for ids in (*container.record.owners.uids, *container.record.owners.gids)
+        ]
+        shared = [(ids.host_id, ids.size) for ids in (*default.owners.uids, *default.owners.gids)]
+        return owners_of(mode or default.mode, default.pool, [*taken, *shared])
+
     async def _make(self, record: Record, image: "Image") -> Container:
         parts = self._parts
         with ExitStack() as undo:
@@ -150,6 +173,7 @@ class Creator:
             record.mounts = await self._prepare_mounts(record, image, undo)
             container = parts.store.revive(record)
             # From here on nothing waits, so nobody sees half of it.
+            record.owners = self._owners(record.host_config.userns_mode)
             with parts.volumes.transaction():
                 parts.images.get(record.image_id)  # not removed while we prepared
                 for mount in record.mounts:
@@ -177,10 +201,20 @@ class Creator:
                 if mount.subpath:
                     _check_subpath(path, mount.subpath)
                 mount = replace(mount, name=name, source=str(path), driver="local")
+            elif mount.type == "image":
+                source = self._mounted_image(mount.source)
+                await parts.images.ensure_unpacked(source)
+                mount = replace(mount, source=str(source.id))
             elif mount.type == "bind":
                 _bind_source(mount, undo)
             ready.append(mount)
         return ready
+
+    def _mounted_image(self, name: str) -> "Image":
+        try:
+            return self._parts.images.get(name)
+        except NotFound as cause:  # the docker CLI reads 404 of create as "pull the image first"
+            raise InvalidArgument(f'invalid mount config for type "image": {cause}') from cause
 
     async def _copy_up(self, image: "Image", target: str, volume: Path) -> None:
         root = OverlayRoot(str(self._parts.layers_dir), self._parts.images.rootfs(image))

@@ -8,6 +8,7 @@ Whoever acquires registers the undo: a start that fails at any step leaves no en
 import asyncio
 import os
 import platform
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import cache
 from pathlib import Path
@@ -180,11 +181,22 @@ class Launcher:
             shm_of=shm_of,
             devices=[*granted, *edits.devices],
             edits=edits,
+            layers_dir=str(self._parts.layers_dir),
+            images=self._images(record),
             env=links.environment(record, links.find_links(self._parts, record, strict=True)),
             block_io=devices.block_io(host),
             capabilities=own_capabilities(),
             architecture=platform.machine(),
         )
+
+    def _images(self, record: Record) -> dict[str, Sequence[str]]:
+        """The layers of the images that are mounted. Raises NotFound when one has been removed meanwhile."""
+        images = self._parts.images
+        return {
+            mount.source: images.rootfs(images.get(mount.source))
+            for mount in record.mounts
+            if mount.type == "image"
+        }
 
 
 def cgroup_of(container: Container) -> str:

@@ -104,7 +104,7 @@ def check_volume_name(name: str) -> None:
 
 def parse_mount(request: MountRequest) -> MountPoint:
     """One entry of HostConfig.Mounts. Raises InvalidArgument in Docker's form."""
-    parse = {"bind": _bind, "volume": _volume, "tmpfs": _tmpfs}.get(request.type)
+    parse = {"bind": _bind, "volume": _volume, "tmpfs": _tmpfs, "image": _image}.get(request.type)
     if parse is None:
         raise _wrong(request, "mount type unknown")
     if not request.target:
@@ -175,6 +175,15 @@ def check_subpath(request: MountRequest, subpath: str) -> None:
     """Raises InvalidArgument for one that leads out."""
     if subpath.startswith("/") or ".." in subpath.split("/") or "\0" in subpath:
         raise _wrong(request, "subpath must be a relative path within the volume")
+
+
+def _image(request: MountRequest, target: str) -> MountPoint:
+    """Read-only: the layers belong to every container that uses them."""
+    if not request.source:
+        raise _wrong(request, "field Source must not be empty")
+    subpath = request.image_options.subpath if request.image_options else ""
+    check_subpath(request, subpath)
+    return MountPoint("image", request.source, target, read_write=False, subpath=subpath)
 
 
 def _tmpfs(request: MountRequest, target: str) -> MountPoint:

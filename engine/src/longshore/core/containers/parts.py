@@ -10,6 +10,7 @@ from longshore.core.containers.paths import Paths
 from longshore.core.containers.store import ContainerStore
 from longshore.core.events import EventBus
 from longshore.core.model import LogConfig
+from longshore.core.userns import Remap
 
 if TYPE_CHECKING:
     from longshore.core.containers.container import Container
@@ -30,6 +31,7 @@ class Defaults:
     dns: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
+    userns: Remap = field(default_factory=Remap)
     cdi_spec_dirs: tuple[str, ...] = cdi.SPEC_DIRS
     log: LogConfig = field(default_factory=LogConfig)
 

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from longshore.core.model import Config, HostConfig, NetworkingConfig
+from longshore.core.userns import Owners
 from longshore.network.model import Endpoint
 
 NEVER = "0001-01-01T00:00:00Z"  # Go's zero time, which clients test for
@@ -79,4 +80,5 @@ class Record(msgspec.Struct):
     graph: dict[str, str] = {}  # the overlay's directories, for inspect
     default_apparmor: str = ""  # the profile of the engine, when it last started
     successor_of: str = ""  # the container whose host ports this one waits for
+    owners: Owners = Owners()  # of a user namespace of its own
     desired: Any = None  # the normalised request of `apply`; opaque to core
