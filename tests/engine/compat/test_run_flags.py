@@ -109,7 +109,7 @@ REFUSED = [
     ("--runtime", "--runtime kata", "unknown or invalid runtime name: kata"),
     ("--isolation", "--isolation hyperv", "linux only supports 'default'"),
     ("--storage-opt", "--storage-opt size=1g", "HostConfig.StorageOpt is not supported"),
-    ("--volume-driver", "--volume-driver nfs -v x:/y", 'plugin "nfs" not found'),
+    ("--volume-driver", "--volume-driver nfs -v vol:/y", 'plugin "nfs" not found'),
     ("--platform", "--platform linux/arm64", "does not match the specified platform"),
     ("--security-opt", "--security-opt label=type:x", "needs SELinux"),
     ("--gpus", "--gpus all", 'could not select device driver "" with capabilities: [[gpu]]'),
