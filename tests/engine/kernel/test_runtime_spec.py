@@ -101,7 +101,7 @@ def test_hooks_are_told_the_state_in_their_order(box: Box, tmp_path: Path) -> No
     log = tmp_path / "log"
 
     def note(name: str) -> tuple[Hook, ...]:
-        text = f"echo {name} $(readlink /proc/self/ns/mnt) $(cat) >>{log}"
+        text = f"echo {name} $(readlink /proc/self/ns/mnt) $(cat) $(readlink /proc/self/ns/pid) >>{log}"
         return (Hook("/bin/sh", ("sh", "-c", text), ("PATH=/usr/bin:/bin",)),)
 
     inside = (Hook("/bin/sh", ("sh", "-c", "cat >/tmp/inside"), ("PATH=/bin",)),)
@@ -112,7 +112,10 @@ def test_hooks_are_told_the_state_in_their_order(box: Box, tmp_path: Path) -> No
         start_container=inside,
     )
     result = box.script("cat /tmp/inside", hooks=hooks)
-    lines = [line.split(" ", 2) for line in log.read_text().splitlines()]
+    texts = [line.rpartition(" ") for line in log.read_text().splitlines()]
+    ours = str(Path("/proc/self/ns/pid").readlink())
+    assert [pids == ours for _text, _space, pids in texts] == [True, True, False]
+    lines = [text.split(" ", 2) for text, _space, _pids in texts]
     assert [name for name, _namespace, _state in lines] == ["prestart", "createRuntime", "createContainer"]
     here = str(Path("/proc/self/ns/mnt").readlink())
     assert [namespace == here for _name, namespace, _state in lines] == [True, True, False]

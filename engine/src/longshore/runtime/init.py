@@ -210,7 +210,7 @@ def spawn_init(
     Returns as soon as the network namespace exists (with a tty: as soon as the console exists), so that the network
     is plugged in while the child still mounts its root; errors of the later steps come out of `Init.proceed`.
     Raises StartFailed, InvalidArgument or Unsupported; then everything made is undone.
-    The caller's later children (os.fork) are born in the container's pid and time namespace.
+    The caller's later children (os.fork) are born in the container's pid and time namespace, unless hooks have run.
     `stdio`: descriptors to use as 0, 1 and 2 instead of new pipes, `extra` those for 3 and up, `gate` a listening
     socket to wait at (see above); all of them stay the caller's. `shared_cgroup`: others are in its cgroup already.
     """
@@ -296,6 +296,7 @@ def _scope(launch: Launch, pid: int) -> cgroups.NewScope:
 
 
 def _run_host_hooks(spec: Spec, told: dict[str, Any], pid: int) -> None:
+    ns.bear_children_here()  # hooks of these points belong to the host
     for point in ("prestart", "createRuntime"):
         run_hooks(point, hooks_of(spec, point), {**told, "pid": pid})
 

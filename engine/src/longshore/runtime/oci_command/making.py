@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from longshore.errors import Conflict, EngineError, InvalidArgument, NotFound, StartFailed
+from longshore.kernel.namespaces import bear_children_here
 from longshore.oci.runtime_spec import Spec, decode_spec
 from longshore.runtime import cgroups
 from longshore.runtime.cgroup_layout import layout
@@ -229,6 +230,7 @@ def _after_start(context: Context, held: State, spec: Spec) -> None:
     hooks = hooks_of(spec, "poststart")
     if not hooks:
         return
+    bear_children_here()  # the container, which they would be born into, may have ended
     try:
         run_hooks("poststart", hooks, state(spec, held.id, held.bundle, "running", held.pid))
     except EngineError:
