@@ -167,7 +167,7 @@ def _plan(
     signal.pidfd_send_signal(target.pidfd, 0)  # not reaped: the number was still its own
     environment = dict(plan.env)
     identity = program.find_identity(plan, root_fd, environment)
-    if plan.terminal:
+    if plan.terminal and not target.bundle:
         environment.setdefault("TERM", "xterm")
     cwd = keep(program.enter_directory(root_fd, plan.cwd, make=False))
     programs = [

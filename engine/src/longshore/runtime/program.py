@@ -405,6 +405,14 @@ def _fork_under_init(channel: socket.socket) -> None:
                 os._exit(code if code >= 0 else 128 - code)
 
 
+# Process 1 of a pid namespace ignores what it does not handle, pid_namespaces(7); one that waits is to be stopped.
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def _end(number: int, _frame: object) -> None:
+    os._exit(128 + number)
+
+
 def wait_for_permission(channel: socket.socket, gate: int = -1) -> socket.socket:
     """The channel to go on with. Ends the process when nobody can give permission any more.
 
@@ -417,7 +425,11 @@ def wait_for_permission(channel: socket.socket, gate: int = -1) -> socket.socket
         return channel
     channel.close()
     listener = socket.socket(fileno=gate)
+    for number in _ENDING:
+        signal.signal(number, _end)
     peer, _address = listener.accept()
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_DFL)
     listener.close()
     if not peer.recv(1):
         os._exit(1)
@@ -438,8 +450,8 @@ def finish(entry: Entry) -> NoReturn:
     plan = entry.plan
     environment = dict(plan.env)
     identity = find_identity(plan, entry.root_fd, environment)
-    if plan.terminal:
-        environment.setdefault("TERM", "xterm")
+    if plan.terminal and not entry.told.get("bundle"):
+        environment.setdefault("TERM", "xterm")  # as Docker does it; a bundle says all by itself
     cwd = enter_directory(entry.root_fd, plan.cwd, make=True)
     connect_stdio(entry.stdio, entry.console)
     if plan.apparmor_profile and entry.proc_fd is not None:
