@@ -74,9 +74,12 @@ def _marked(environment: bytes, mark: str) -> bool:
 
 
 def mounts() -> list[str]:
-    """Without the two ids in front, which are new for an equal mount."""
+    """Without the two ids in front, which are new for an equal mount.
+
+    And without the folder that ip-netns(8) mounts on itself, and shares, at the first namespace with a name.
+    """
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return [line.split(" ", 2)[2] for line in lines]
+    return [line.split(" ", 2)[2] for line in lines if line.split(" ", 5)[4] != "/run/netns"]
 
 
 def cgroups() -> list[str]:

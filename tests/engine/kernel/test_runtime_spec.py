@@ -70,7 +70,7 @@ def test_a_failed_start_with_a_user_namespace_is_undone(box: Box) -> None:
     before = host_state()
     with pytest.raises(StartFailed, match="executable file not found"):
         box.run("no-such-program", **WITH_USER)
-    with pytest.raises(StartFailed, match="mappings|uid_map"):
+    with pytest.raises(StartFailed, match=r"mappings|uid_map"):
         box.run("true", **{**WITH_USER, "uid_mappings": (IdMapping(0, 1, 10), IdMapping(5, 100, 10))})
     assert host_state() == before
 
