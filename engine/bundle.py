@@ -42,7 +42,7 @@ def pip(*arguments: str) -> None:
 def engine_wheel(folder: Path, version: str) -> Path:
     """Build our own wheel; `version` overrides the one in the sources (to try an upgrade)."""
     source = folder / "engine"
-    shutil.copytree(HERE, source, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "bundle.py"))
+    shutil.copytree(HERE, source, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     if version:
         init = source / "src/longshore/__init__.py"
         lines = init.read_text().splitlines(keepends=True)
