@@ -331,6 +331,15 @@ async def test_a_grandchild_keeps_neither_the_exec_nor_dies_of_it(lab: Lab, zygo
     await kill(monitor)
 
 
+async def test_children_of_the_monitor_are_born_outside_after_an_exec(lab: Lab, zygote: Zygote) -> None:
+    """It forks for rotated logs and log helpers, with the host's rights: no container may see those."""
+    monitor = await lab.run(zygote, lab.launch("c", "sleep", "1000"))
+    await (await monitor.exec(Exec("e", process("true"), attach=False))).wait()
+    own = Path(f"/proc/{lab.monitor_pid('c')}/ns")
+    assert (own / "pid_for_children").readlink() == (own / "pid").readlink()
+    await kill(monitor)
+
+
 async def test_execs_leave_no_descriptors_and_no_zombies(lab: Lab, zygote: Zygote) -> None:
     monitor = await lab.run(zygote, lab.launch("c", "sleep", "1000"))
     pid = lab.monitor_pid("c")

@@ -79,19 +79,17 @@ def spawn_exec(
     `cgroup`: the container's, as its Init tells it; by default what the specification says to the cgroupfs driver.
     `stdin` false gives /dev/null, `output` false drops stdout and stderr (no descriptors); `stdio` and `extra` as in
     spawn_init. `open_groups` gives the files to join by, from the container's cgroup and its first process.
-    Raises StartFailed with Docker's words; then nothing is left behind. The caller's later children, too, are born in
-    the container's pid namespace.
+    Raises StartFailed with Docker's words; then nothing is left behind.
     """
     with ExitStack() as undo:
         plan = replace(plan_process(process), personality=plan_personality(spec.linux))
         pipes = _stdio(plan, stdin=stdin, output=output, given=stdio)
         undo.callback(pipes.close)
+        opened = _Opened(undo)
         try:
-            # A process enters a pid namespace at birth. For us nothing changes.
-            ns.setns(init_pidfd, ns.CLONE_NEWPID)
+            _bear_children_in(init_pidfd, undo)
         except OSError as error:
             raise StartFailed(f"{_PREFIX}container is not running", errno=error.errno or 0) from error
-        opened = _Opened(undo)
         warnings = list(plan.warnings)
         group = cgroup or cgroups.cgroup_path(spec, container_id)
         try:
@@ -118,6 +116,16 @@ def spawn_exec(
         pipes.close_theirs()
         pipes.stdin_fd = pipes.stdout_fd = pipes.stderr_fd = None
         return execution
+
+
+def _bear_children_in(init_pidfd: int, undo: ExitStack) -> None:
+    """A process enters a pid namespace at birth; for us nothing changes. Afterwards children are born where they were:
+    a monitor forks for its logs too, with the host's rights, which no container may get to see.
+    """
+    before = os.open("/proc/self/ns/pid_for_children", os.O_RDONLY | os.O_CLOEXEC)
+    undo.callback(os.close, before)
+    ns.setns(init_pidfd, ns.CLONE_NEWPID)
+    undo.callback(ns.setns, before, ns.CLONE_NEWPID)
 
 
 def _stdio(plan: ProcessPlan, *, stdin: bool, output: bool, given: tuple[int, int, int] | None) -> Stdio:
