@@ -10,7 +10,7 @@ import pytest
 
 from longshore.build.context import decompressed
 from longshore.build.copying import Placed, Request, digest_of, plan_copy, plan_directory, write_layer
-from longshore.build.trees import ContextTree, LayersTree, resolve
+from longshore.build.trees import LayersTree, TarTree, resolve
 from longshore.errors import InvalidArgument
 
 
@@ -34,8 +34,8 @@ def tar_of(*members: tuple[str, bytes | str | None]) -> io.BytesIO:
     return stream
 
 
-def context(*members: tuple[str, bytes | str | None]) -> ContextTree:
-    return ContextTree(tar_of(*members))
+def context(*members: tuple[str, bytes | str | None]) -> TarTree:
+    return TarTree(tar_of(*members))
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def image(tmp_path: Path) -> LayersTree:
     return LayersTree([new, old])
 
 
-def plan(request: Request, source: ContextTree, image: LayersTree) -> dict[str, Placed]:
+def plan(request: Request, source: TarTree, image: LayersTree) -> dict[str, Placed]:
     return {item.target: item for item in plan_copy(request, source, image, decompressed)}
 
 
@@ -124,7 +124,7 @@ def test_the_cache_digest_sees_contents_and_modes_but_no_times(image: LayersTree
     request = Request("COPY", ("a",), "/x")
 
     def digest(stream: io.BytesIO) -> str:
-        return digest_of(plan_copy(request, ContextTree(stream), image, decompressed), request)
+        return digest_of(plan_copy(request, TarTree(stream), image, decompressed), request)
 
     first, other_time = tar_of(("a", b"1")), io.BytesIO()
     with tarfile.open(fileobj=other_time, mode="w") as archive:

@@ -1,15 +1,19 @@
 """POST /build: the classic builder's door."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from longshore.api.build_lines import classic_lines, farewell
 from longshore.api.http import AnyReply, Reply, Request, Route, Stream
 from longshore.build.builder import Build, Builder
+from longshore.build.export import store
 from longshore.build.options import BuildOptions
 from longshore.build.running import BuildFailed
+from longshore.build.upload import Upload
+from longshore.core.engine import Engine
 from longshore.errors import EngineError, InvalidArgument, Unsupported
 from longshore.registry.auth import decode_auth_config
 
@@ -18,17 +22,25 @@ T = TypeVar("T")
 
 async def build(request: Request) -> AnyReply:
     """What is wrong with the request or the Dockerfile is told by status; what fails later, in the stream."""
-    if request.query.get("version") == "2":
+    query = request.query
+    if query.get("version") == "2":
         raise Unsupported(
             "BuildKit is not served yet", hint="use DOCKER_BUILDKIT=0 docker build, or longshore build"
         )
-    if request.query.get("remote"):
+    if query.get("remote"):
         raise Unsupported(
             "building from a URL is not served yet", hint="download it and send it as the context"
         )
-    builder = Builder(request.engine, Path(request.engine.images.content.ingest))
-    prepared = await builder.prepare(request.body, build_options(request))
-    return Stream(_lines(prepared))
+    options = build_options(request)
+    scratch = Path(request.engine.images.content.ingest)
+    logins = decode_auth_config(request.headers.get("X-Registry-Config", ""))
+    door = await Upload.receive(request.body, scratch, options.dockerfile, logins)
+    try:
+        prepared = await Builder(request.engine, scratch).prepare(options, door)
+    except BaseException:
+        door.close()
+        raise
+    return Stream(_lines(request.engine, prepared, door, options, quiet=query.flag("q")))
 
 
 def build_options(request: Request) -> BuildOptions:
@@ -45,8 +57,7 @@ def build_options(request: Request) -> BuildOptions:
         pull=query.flag("pull"),
         remove=query.flag("rm", default=True),
         force_remove=query.flag("forcerm"),
-        quiet=query.flag("q"),
-        platform=query.get("platform", ""),
+        platforms=tuple(text for text in query.get("platform", "").split(",") if text),
         network_mode=query.get("networkmode", ""),
         extra_hosts=tuple(host for text in query.all("extrahosts") for host in text.split(",") if host),
         shm_size=query.integer("shmsize", 0) or 0,
@@ -56,7 +67,6 @@ def build_options(request: Request) -> BuildOptions:
         cpu_period=query.integer("cpuperiod", 0) or 0,
         cpu_quota=query.integer("cpuquota", 0) or 0,
         cpuset_cpus=query.get("cpusetcpus", ""),
-        credentials=decode_auth_config(request.headers.get("X-Registry-Config", "")),
     )
 
 
@@ -67,18 +77,30 @@ def _json(request: Request, name: str, kind: type[T], *, empty: str = "{}") -> T
         raise InvalidArgument(f"invalid value of {name}", detail=str(cause)) from cause
 
 
-async def _lines(prepared: Build) -> AsyncIterator[bytes]:
+async def _lines(
+    engine: Engine, prepared: Build, door: Upload, options: BuildOptions, *, quiet: bool
+) -> AsyncIterator[bytes]:
     events = prepared.run()
     try:
         async for event in events:
-            yield msgspec.json.encode(event) + b"\r\n"
+            for line in () if quiet else classic_lines(event):
+                yield _encoded(line)
+        image = await store(engine, prepared.result, options.tags)
+        for line in farewell(image, options.tags, quiet=quiet):
+            yield _encoded(line)
     except EngineError as error:
         detail: dict[str, object] = {"message": str(error)}
         if isinstance(error, BuildFailed):
             detail["code"] = error.code
-        yield msgspec.json.encode({"errorDetail": detail, "error": str(error)}) + b"\r\n"
+        yield _encoded({"errorDetail": detail, "error": str(error)})
     finally:
         await events.aclose()
+        await prepared.close()
+        door.close()
+
+
+def _encoded(line: Mapping[str, object]) -> bytes:
+    return msgspec.json.encode(line) + b"\r\n"
 
 
 async def prune(request: Request) -> AnyReply:

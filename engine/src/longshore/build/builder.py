@@ -8,25 +8,40 @@ COPY and ADD write their layer straight from the context or from another stage's
 import asyncio
 import hashlib
 import posixpath
-from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from longshore.build.cache import SCHEMA, StepCache
-from longshore.build.context import decompressed, receive_context
+from longshore.build.context import decompressed
 from longshore.build.copying import Placed, Request, digest_of, plan_copy, plan_directory, write_layer
 from longshore.build.dockerfile import parse_dockerfile
+from longshore.build.events import (
+    Cached,
+    Done,
+    Event,
+    Failed,
+    Note,
+    Output,
+    Planned,
+    Running,
+    Started,
+    Step,
+    Transfer,
+)
 from longshore.build.fetch import with_remote_files
 from longshore.build.options import BuildOptions
 from longshore.build.owners import OwnerLookup, parse_owner
+from longshore.build.ports import ContextFiles, Door, Wanted
+from longshore.build.result import Built, Result
 from longshore.build.running import BuildFailed, container_request, run_container
 from longshore.build.stages import Plan, Stage, declared_arguments, plan_stages
-from longshore.build.trees import ContextTree, LayersTree, Tree, resolve
+from longshore.build.trees import LayersTree, Tree, WithoutIgnored, resolve
 from longshore.core.engine import Engine
 from longshore.core.images import Image
-from longshore.errors import InvalidArgument, NotFound
+from longshore.errors import EngineError, InvalidArgument, NotFound
 from longshore.oci.changes import DEFAULT_SHELL, command_of, configure, environment, history_words
 from longshore.oci.descriptor import host_platform
 from longshore.oci.dockerfile_instruction import Instruction, parse_instruction
@@ -35,7 +50,6 @@ from longshore.oci.ignore import Ignore
 from longshore.oci.image_config import ContainerDefaults, ImageConfig, RootFS
 from longshore.oci.reference import parse_reference
 
-Event = Mapping[str, object]
 MAX_TEXT = 1 << 20  # of /etc/passwd, /etc/group and the Dockerfile
 
 # Build arguments that work without ARG (Dockerfile reference, "Predefined ARGs"); they leave no trace in the image.
@@ -68,125 +82,116 @@ class Builder:
         self._engine, self._scratch = engine, scratch
         engine.database.migrate("build", SCHEMA)
 
-    async def prepare(self, context: AsyncIterable[bytes], options: BuildOptions) -> "Build":
-        """Take the context and judge the Dockerfile before anything is said to the client.
+    async def prepare(self, options: BuildOptions, door: Door) -> "Build":
+        """Judge the request and the Dockerfile before anything is said to the client.
 
-        Raises InvalidArgument for a broken context, a missing or wrong Dockerfile, a bad tag or target.
+        The caller ends the build with `Build.close`. Raises InvalidArgument for a missing or wrong Dockerfile, a bad
+        tag or target.
         """
-        tags = [parse_reference(tag).with_default_tag().familiar for tag in options.tags]
-        tree = await receive_context(context, self._scratch)
-        try:
-            dockerfile = parse_dockerfile(_read_dockerfile(tree, options.dockerfile))
-            plan = plan_stages(dockerfile, options.build_args, options.target)
-            _leave_out(tree, options.dockerfile)
-        except BaseException:
-            tree.close()
-            raise
-        return Build(self._engine, self._scratch, options, tree, plan, dockerfile.escape, tags)
+        for tag in options.tags:
+            parse_reference(tag)
+        source = await door.dockerfile()
+        dockerfile = parse_dockerfile(_text(source.data))
+        plan = plan_stages(dockerfile, options.build_args, options.target)
+        ignore = Ignore((source.ignore or b"").decode(errors="replace"))
+        return Build(self._engine, self._scratch, options, door, ignore, plan, dockerfile.escape)
 
 
-def _read_dockerfile(tree: ContextTree, name: str) -> str:
-    entry = tree.entry(resolve(tree, posixpath.normpath("/" + name)))
-    if entry is None or not entry.is_file:
-        raise InvalidArgument(f"Cannot locate specified Dockerfile: {name}")
-    if entry.size > MAX_TEXT:
-        raise InvalidArgument(f"the Dockerfile is too large: {entry.size} bytes")
-    with tree.open(entry) as stream:
-        try:
-            return stream.read().decode()
-        except UnicodeDecodeError as cause:
-            raise InvalidArgument("the Dockerfile is no UTF-8 text", detail=str(cause)) from cause
-
-
-def _leave_out(tree: ContextTree, dockerfile: str) -> None:
-    """The two files that clients send though .dockerignore excludes them. All others it is theirs to leave out."""
-    entry = tree.entry("/.dockerignore")
-    if entry is None or not entry.is_file or entry.size > MAX_TEXT:
-        return
-    with tree.open(entry) as stream:
-        ignore = Ignore(stream.read().decode(errors="replace"))
-    for name in (dockerfile, ".dockerignore"):
-        path = posixpath.normpath("/" + name)
-        if ignore.excludes(path.lstrip("/")):
-            tree.remove(path)
+def _text(data: bytes) -> str:
+    if len(data) > MAX_TEXT:
+        raise InvalidArgument(f"the Dockerfile is too large: {len(data)} bytes")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as cause:
+        raise InvalidArgument("the Dockerfile is no UTF-8 text", detail=str(cause)) from cause
 
 
 class Build:
-    """One build. `run()` yields what the API streams; leaving it early stops and removes the running step."""
+    """One build: run it once, take `result`, close it."""
 
     def __init__(
         self,
         engine: Engine,
         scratch: Path,
         options: BuildOptions,
-        context: ContextTree,
+        door: Door,
+        ignore: Ignore,
         plan: Plan,
         escape: str,
-        tags: list[str],
     ) -> None:
         self._engine, self._options, self._plan, self._escape = engine, options, plan, escape
-        self._context, self._tags, self._scratch = context, tags, scratch
+        self._door, self._ignore, self._scratch = door, ignore, scratch
+        self._context: ContextFiles | None = None
         self._finished: dict[int, State] = {}
         self._used: set[str] = set()
-        self._number = 0
         self._cache = StepCache(engine, options.cache_from)
+        self._steps = _plan_steps(plan)
+        self._result: Result | None = None
+
+    @property
+    def result(self) -> Result:
+        """What was built; only after `run` has ended without an error."""
+        assert self._result is not None
+        return self._result
+
+    async def close(self) -> None:
+        """Give back the context. Twice is fine."""
+        if self._context is not None:
+            self._context.close()
+            self._context = None
 
     async def run(self) -> AsyncGenerator[Event, None]:
-        """A quiet build yields the image's id alone. Raises EngineError when a step fails; nothing half-made stays."""
-        try:
-            state: State | None = None
-            for stage in self._plan.stages:
-                state = State(stage)
-                async for event in self._stage(state):
-                    if not self._options.quiet:
-                        yield event
-                self._finished[stage.number] = state
-            assert state is not None  # a plan has at least one stage
-            if self._options.labels:
-                async for event in self._labels(state):
-                    yield event
-            if state.image is None:
-                raise InvalidArgument("No image was generated. Is your Dockerfile empty?")
-            for event in self._farewell(state.image):
-                yield event
-        finally:
-            self._context.close()
+        """Build, and tell about it. Closing the generator stops and removes the running step.
 
-    def _farewell(self, image: Image) -> list[Event]:
+        Raises EngineError when a step fails (BuildFailed when a command does); nothing half-made stays.
+        """
+        yield Planned(tuple(self._steps.values()))
+        state: State | None = None
+        for stage in self._plan.stages:
+            state = State(stage)
+            async for event in self._stage(state):
+                yield event
+            self._finished[stage.number] = state
+        assert state is not None  # a plan has at least one stage
+        if self._options.labels:
+            await self._labels(state)
+        if state.image is None:
+            raise InvalidArgument("No image was generated. Is your Dockerfile empty?")
         unused = sorted(set(self._options.build_args) - self._used - PREDEFINED)
-        events: list[Event] = []
         if unused:
-            events.append({"stream": f"[Warning] One or more build-args {unused} were not consumed\n"})
-        events.append({"aux": {"ID": str(image.id)}})
-        events.append({"stream": f"Successfully built {image.id.short}\n"})
-        for tag in self._tags:
-            self._engine.images.tag(str(image.id), tag)
-            events.append({"stream": f"Successfully tagged {tag}\n"})
-        if self._options.quiet:
-            return [{"aux": {"ID": str(image.id)}}, {"stream": f"{image.id}\n"}]
-        return events
+            yield Note(f"[Warning] One or more build-args {unused} were not consumed")
+        self._result = Result((_built(state.image),))
 
     # Stages and steps
 
     async def _stage(self, state: State) -> AsyncGenerator[Event, None]:
-        yield self._step_line(state.stage.source)
+        source = self._steps[state.stage.source.line]
+        yield Started(source)
         async for event in self._from(state):
             yield event
+        yield Done(source.id, str(state.image.id) if state.image else "")
         triggers = [parse_instruction(state.stage.source.line, text) for text in state.config.on_build or []]
         if triggers:
             state.config = msgspec.structs.replace(state.config, on_build=None)
-            yield {"stream": f"# Executing {len(triggers)} build triggers\n"}
-            for trigger in triggers:
-                async for event in self._step(state, trigger):
-                    yield event
-        for instruction in state.stage.steps:
-            yield self._step_line(instruction)
-            async for event in self._step(state, instruction):
+            yield Note(f"# Executing {len(triggers)} build triggers")
+        for trigger in triggers:
+            async for event in self._step(state, trigger, source):
                 yield event
+        for instruction in state.stage.steps:
+            step = self._steps[instruction.line]
+            yield Started(step)
+            try:
+                async for event in self._step(state, instruction, step):
+                    yield event
+            except EngineError as error:
+                yield Failed(step.id, error)
+                raise
 
-    def _step_line(self, instruction: Instruction) -> Event:
-        self._number += 1
-        return {"stream": f"Step {self._number}/{self._plan.steps} : {instruction.original}\n"}
+    async def _files(self) -> Tree:
+        """The build context without what .dockerignore leaves out."""
+        if self._context is None:
+            self._context = await self._door.context("", Wanted())
+        return WithoutIgnored(self._context, self._ignore)
 
     async def _from(self, state: State) -> AsyncGenerator[Event, None]:
         base = self._stage_named(state.stage.base, state.stage.number)
@@ -197,7 +202,6 @@ class Build:
                 yield event
         if state.image is not None:
             state.config = base.config if base else state.image.config.defaults
-        yield {"stream": f" ---> {state.image.id.short if state.image else ''}\n"}
 
     async def _fetch_base(self, state: State, name: str) -> AsyncGenerator[Event, None]:
         """The local image, or a pulled one whose progress goes to the client."""
@@ -208,10 +212,11 @@ class Build:
                 return
             except NotFound:
                 pass
-        lines: asyncio.Queue[Event | None] = asyncio.Queue()
+        lines: asyncio.Queue[dict[str, object] | None] = asyncio.Queue()
+        step = self._steps[state.stage.source.line].id
         reference = parse_reference(name).with_default_tag()
         platform = state.stage.platform or self._options.platform
-        credentials = self._options.credentials.get(reference.domain)
+        credentials = await self._door.credentials(reference.domain)
 
         async def pull() -> Image:
             try:
@@ -224,7 +229,7 @@ class Build:
         task = asyncio.create_task(pull())
         try:
             while (line := await lines.get()) is not None:
-                yield line
+                yield Transfer(step, str(line.get("id", "")), str(line.get("status", "")), message=line)
             state.image = await task
         finally:
             task.cancel()
@@ -235,25 +240,26 @@ class Build:
                 return state
         return None
 
-    async def _step(self, state: State, instruction: Instruction) -> AsyncGenerator[Event, None]:
+    async def _step(self, state: State, instruction: Instruction, step: Step) -> AsyncGenerator[Event, None]:
+        """One instruction; ends with Done or Cached, except for triggers of ONBUILD, which are no steps."""
         match instruction.keyword:
             case "ARG":
                 self._declare(state, instruction)
-                if state.image:
-                    yield {"stream": f" ---> {state.image.id.short}\n"}
-                return
+                cached = False
             case "RUN":
-                steps = self._run(state, instruction)
+                async for event in self._run(state, instruction, step):
+                    yield event
+                return
             case "COPY" | "ADD":
-                steps = self._copy(state, instruction)
+                cached = await self._copy(state, instruction)
             case "WORKDIR":
                 state.config = configure(instruction, state.config, state.variables, self._escape)
-                steps = self._workdir(state, instruction)
+                cached = await self._workdir(state, instruction)
             case _:
                 words = self._configure(state, instruction)
-                steps = self._commit_step(state, _comment(f" {words}"), instruction.original)
-        async for event in steps:
-            yield event
+                cached = await self._commit_step(state, _comment(f" {words}"), instruction.original)
+        image = str(state.image.id) if state.image else ""
+        yield Cached(step.id, image) if cached else Done(step.id, image)
 
     def _declare(self, state: State, instruction: Instruction) -> None:
         given = self._options.build_args
@@ -269,18 +275,15 @@ class Build:
     def _configure(self, state: State, instruction: Instruction) -> str:
         """Change the state's configuration; returns the words of the history."""
         variables = state.variables
-        state.config = configure(
-            instruction, state.config, variables, self._escape, cmd_set=state.cmd_set
-        )
+        state.config = configure(instruction, state.config, variables, self._escape, cmd_set=state.cmd_set)
         state.cmd_set = state.cmd_set or instruction.keyword == "CMD"
         return history_words(instruction, state.config, variables, self._escape)
 
-    async def _labels(self, state: State) -> AsyncGenerator[Event, None]:
+    async def _labels(self, state: State) -> None:
         labels = dict(self._options.labels)
         state.config = msgspec.structs.replace(state.config, labels={**(state.config.labels or {}), **labels})
         text = "LABEL " + " ".join(f"{name}={value}" for name, value in sorted(labels.items()))
-        async for event in self._commit_step(state, _comment(f" {text}"), text):
-            yield event
+        await self._commit_step(state, _comment(f" {text}"), text)
 
     # The cache
 
@@ -300,19 +303,16 @@ class Build:
 
     # Steps that only change the configuration
 
-    async def _commit_step(self, state: State, comment: str, original: str) -> AsyncGenerator[Event, None]:
+    async def _commit_step(self, state: State, comment: str, original: str) -> bool:
+        """Whether the cache had it."""
         key = self._key(state, "config", original)
         image = self._cached(state, key)
         if image is not None:
-            yield {"stream": " ---> Using cache\n"}
             state.image = image
-        else:
-            made = await self._engine.images.commit(
-                state.image, None, self._config(state), created_by=comment
-            )
-            self._remember(state, key, made)
-        assert state.image is not None  # both arms above set it
-        yield {"stream": f" ---> {state.image.id.short}\n"}
+            return True
+        made = await self._engine.images.commit(state.image, None, self._config(state), created_by=comment)
+        self._remember(state, key, made)
+        return False
 
     def _config(self, state: State) -> ImageConfig:
         base = state.image.config if state.image else None
@@ -327,11 +327,12 @@ class Build:
 
     # Steps that add files
 
-    async def _copy(self, state: State, instruction: Instruction) -> AsyncGenerator[Event, None]:
+    async def _copy(self, state: State, instruction: Instruction) -> bool:
         image = await self._layers_of(state.image)
-        source: Tree = self._context
         origin = instruction.flags.get("from")
-        if origin is not None:
+        if origin is None:
+            source = await self._files()
+        else:
             source = await self._source_image(state, expand(origin, state.variables, self._escape))
         request = self._copy_request(state, instruction, image)
         request, source = await with_remote_files(request, source, self._scratch)
@@ -339,42 +340,35 @@ class Build:
         digest = await asyncio.to_thread(digest_of, placed, request)
         kind = "dir" if any(item.entry.is_directory and item.entry.real for item in placed) else "file"
         comment = _comment(f"{instruction.keyword} {kind}:{digest} in {request.destination}")
-        async for event in self._layer_step(state, comment, placed, request, digest):
-            yield event
+        return await self._layer_step(state, comment, placed, request, digest)
 
-    async def _workdir(self, state: State, instruction: Instruction) -> AsyncGenerator[Event, None]:
+    async def _workdir(self, state: State, instruction: Instruction) -> bool:
         """The directory is made when the image lacks it, so that RUN and the container begin there."""
         image = await self._layers_of(state.image)
         request = Request("WORKDIR", (), state.config.working_dir)
         placed = plan_directory(state.config.working_dir, image)
         words = _comment(f"WORKDIR {state.config.working_dir}")
         if not placed:
-            steps = self._commit_step(state, words, instruction.original)
-        else:
-            steps = self._layer_step(
-                state, words, placed, request, instruction.original
-            )
-        async for event in steps:
-            yield event
+            return await self._commit_step(state, words, instruction.original)
+        return await self._layer_step(state, words, placed, request, instruction.original)
 
     async def _layer_step(
         self, state: State, comment: str, placed: list[Placed], request: Request, digest: str
-    ) -> AsyncGenerator[Event, None]:
+    ) -> bool:
+        """Whether the cache had it."""
         key = self._key(state, "layer", request.destination, digest)
         image = self._cached(state, key)
         if image is not None:
-            yield {"stream": " ---> Using cache\n"}
             state.image = image
-        else:
-            made = await self._engine.images.commit_tar(
-                state.image,
-                lambda write: write_layer(placed, request, write),
-                self._config(state),
-                created_by=comment,
-            )
-            self._remember(state, key, made)
-        assert state.image is not None  # both arms above set it
-        yield {"stream": f" ---> {state.image.id.short}\n"}
+            return True
+        made = await self._engine.images.commit_tar(
+            state.image,
+            lambda write: write_layer(placed, request, write),
+            self._config(state),
+            created_by=comment,
+        )
+        self._remember(state, key, made)
+        return False
 
     def _copy_request(self, state: State, instruction: Instruction, image: Tree) -> Request:
         if instruction.words is not None:
@@ -428,7 +422,7 @@ class Build:
 
     # RUN
 
-    async def _run(self, state: State, instruction: Instruction) -> AsyncGenerator[Event, None]:
+    async def _run(self, state: State, instruction: Instruction, step: Step) -> AsyncGenerator[Event, None]:
         if state.image is None:
             raise instruction.error("RUN needs a base image; this stage is FROM scratch and empty so far")
         command = command_of(instruction, state.config)
@@ -438,9 +432,8 @@ class Build:
         key = self._key(state, "run", command, sorted(traced), instruction.flags)
         image = self._cached(state, key)
         if image is not None:
-            yield {"stream": " ---> Using cache\n"}
             state.image = image
-            yield {"stream": f" ---> {image.id.short}\n"}
+            yield Cached(step.id, str(image.id))
             return
         containers = self._engine.containers
         network = instruction.flags.get("network", "")
@@ -448,10 +441,10 @@ class Build:
         container = await containers.create("", request)
         keep = False
         try:
-            yield {"stream": f" ---> Running in {container.id[:12]}\n"}
+            yield Running(step.id, container.id)
             try:
-                async for text in run_container(containers, container, " ".join(command)):
-                    yield {"stream": text}
+                async for stream, data in run_container(containers, container, " ".join(command)):
+                    yield Output(step.id, stream, data)
             except BuildFailed:
                 keep = not self._options.force_remove  # for a look at what went wrong, as Docker does
                 raise
@@ -463,8 +456,7 @@ class Build:
         finally:
             if not keep:
                 await containers.remove(container, force=True, volumes=True)
-        yield {"stream": f"Removing intermediate container {container.id[:12]}\n"}
-        yield {"stream": f" ---> {made.id.short}\n"}
+        yield Done(step.id, str(made.id), container.id)
 
     def _run_arguments(self, state: State) -> dict[str, str]:
         """Build arguments that RUN sees: declared ones and the predefined, where ENV does not override them."""
@@ -494,3 +486,27 @@ def _octal(instruction: Instruction, text: str) -> int:
             f"invalid chmod parameter: {text!r}; it should be octal and between 0 and 07777"
         )
     return mode
+
+
+def _plan_steps(plan: Plan) -> dict[int, Step]:
+    """By line of the Dockerfile, in its order."""
+    steps: dict[int, Step] = {}
+    last: dict[int, str] = {}
+    for stage in plan.stages:
+        instructions = [stage.source, *stage.steps]
+        for place, instruction in enumerate(instructions, start=1):
+            id = f"sha256:{hashlib.sha256(repr((stage.number, place, instruction.original)).encode()).hexdigest()}"
+            shown = stage.name or (f"stage-{stage.number}" if len(plan.stages) > 1 else "")
+            name = f"[{shown} {place}/{len(instructions)}]".replace("[ ", "[") + f" {instruction.original}"
+            inputs = (last[stage.number],) if stage.number in last else ()
+            steps[instruction.line] = Step(
+                id, name, inputs, len(steps) + 1, plan.steps, instruction.original,
+                stage.name or str(stage.number), instruction.line,
+            )  # fmt: skip
+            last[stage.number] = id
+    return steps
+
+
+def _built(image: Image) -> Built:
+    platform = "/".join(filter(None, (image.config.os, image.config.architecture, image.config.variant)))
+    return Built(platform, image.raw_config, image.config, image.layers, image.parent)

@@ -6,12 +6,13 @@ import lzma
 import tempfile
 import zlib
 from collections.abc import AsyncIterable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
 import zstandard
 
-from longshore.build.trees import ContextTree
+from longshore.build.trees import TarTree
 from longshore.errors import InvalidArgument
 from longshore.storage.content import space_errors
 
@@ -63,7 +64,7 @@ class _Reader(io.RawIOBase):
         return count
 
 
-async def receive_context(chunks: AsyncIterable[bytes], scratch: Path) -> ContextTree:
+async def receive_context(chunks: AsyncIterable[bytes], scratch: Path) -> TarTree:
     """Take the whole context. The file has no name, so that a crash leaves nothing.
 
     Raises InvalidArgument, OutOfSpace.
@@ -79,9 +80,10 @@ async def receive_context(chunks: AsyncIterable[bytes], scratch: Path) -> Contex
         if first:
             raise InvalidArgument("the build context is empty", hint="send a tar with the Dockerfile in it")
         file.seek(0)
-        return ContextTree(file)
+        return TarTree(file)
     except (zlib.error, lzma.LZMAError, OSError, EOFError, zstandard.ZstdError) as cause:
-        file.close()
+        with suppress(OSError):  # closing writes what is left, which a full disk refuses once more
+            file.close()
         if isinstance(cause, OSError) and cause.errno is not None:
             with space_errors(scratch):
                 raise  # of our own disk, not of the data

@@ -7,21 +7,30 @@ cache is keyed by: contents, names and modes, no times, as Docker does it.
 import fnmatch
 import hashlib
 import io
+import os
 import posixpath
 import stat
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import IO, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from longshore.build.context import decompressor_for
-from longshore.build.trees import ContextTree, Entry, Tree, resolve, walk
+from longshore.build.trees import TarTree, Entry, Tree, resolve, walk
 from longshore.errors import InvalidArgument
+from longshore.storage import tarstream
+from longshore.storage.tarstream import END, encode_header, padding
 
 BLOCK = 1 << 20
 REMOTE = "/.longshore-remote"  # below it ADD's fetched files stand in the tree; those are never unpacked
 _MAGIC_OF_TAR = (257, b"ustar")
+_KINDS = {
+    stat.S_IFDIR: tarstream.DIRECTORY,
+    stat.S_IFLNK: tarstream.SYMLINK,
+    stat.S_IFIFO: tarstream.FIFO,
+    stat.S_IFCHR: tarstream.CHARACTER,
+    stat.S_IFBLK: tarstream.BLOCKDEV,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +182,7 @@ def _root(tree: Tree) -> Entry:
     return root
 
 
-def _archive(entry: Entry, tree: Tree, decompress: Callable[[BinaryIO], BinaryIO]) -> ContextTree | None:
+def _archive(entry: Entry, tree: Tree, decompress: Callable[[BinaryIO], BinaryIO]) -> TarTree | None:
     """The archive behind a file that ADD was given, or None when it is no tar, compressed or not."""
     with tree.open(entry) as stream:
         head = stream.read(512)
@@ -188,7 +197,7 @@ def _archive(entry: Entry, tree: Tree, decompress: Callable[[BinaryIO], BinaryIO
             copy.write(block)
     copy.seek(0)
     try:
-        return ContextTree(copy)
+        return TarTree(copy)
     except InvalidArgument:
         return None  # a compressed file that is no tar is copied as it is
 
@@ -210,49 +219,42 @@ def digest_of(placed: Sequence[Placed], request: Request) -> str:
 
 def write_layer(placed: Sequence[Placed], request: Request, out: Callable[[bytes], object]) -> None:
     """The uncompressed layer tar. Equal plans give equal bytes."""
-    with tarfile.open(
-        fileobj=cast(IO[bytes], _Out(out)), mode="w|", format=tarfile.PAX_FORMAT, bufsize=BLOCK
-    ) as tar:
-        for item in placed:
-            info = _header(item, request)
-            if item.entry.is_file:
-                with item.tree.open(item.entry) as stream:
-                    tar.addfile(info, stream)
-            else:
-                tar.addfile(info)
+    for item in placed:
+        copied = bool(item.entry.real)  # and not a parent taken over from the image
+        entry = item.entry
+        if copied:
+            uid, gid = request.owner or (0, 0)
+            entry = replace(
+                entry, uid=uid, gid=gid, mode=entry.mode if request.mode is None else request.mode
+            )
+        for piece in member(item.target, entry, item.tree):
+            out(piece)
+    out(END)
 
 
-def _header(item: Placed, request: Request) -> tarfile.TarInfo:
-    entry = item.entry
-    info = tarfile.TarInfo(item.target.lstrip("/"))
-    copied = bool(entry.real)  # and not a parent taken over from the image
-    info.uid, info.gid = (request.owner or (0, 0)) if copied else (entry.uid, entry.gid)
-    info.mode = request.mode if copied and request.mode is not None else entry.mode
-    info.mtime = int(entry.mtime)
-    kinds = {
-        stat.S_IFDIR: tarfile.DIRTYPE,
-        stat.S_IFLNK: tarfile.SYMTYPE,
-        stat.S_IFIFO: tarfile.FIFOTYPE,
-        stat.S_IFCHR: tarfile.CHRTYPE,
-        stat.S_IFBLK: tarfile.BLKTYPE,
-    }
-    info.type = kinds.get(entry.kind, tarfile.REGTYPE)
-    info.size = entry.size if entry.is_file else 0
-    info.linkname = entry.link
-    info.devmajor, info.devminor = entry.device
-    if entry.kind == stat.S_IFLNK:
-        info.mode = 0o777
-    return info
-
-
-class _Out(io.RawIOBase):
-    """A file that hands on what tarfile writes to it."""
-
-    def __init__(self, write: Callable[[bytes], object]) -> None:
-        super().__init__()
-        self._write = write
-
-    def write(self, data: bytes | bytearray | memoryview, /) -> int:  # type: ignore[override]
-        block = bytes(data)
-        self._write(block)
-        return len(block)
+def member(path: str, entry: Entry, tree: Tree, *, latest: int | None = None) -> Iterator[bytes]:
+    """One file of a tree as a member of a tar, under a path of the image; no time after `latest`."""
+    name = os.fsencode(path.lstrip("/"))
+    seconds = int(entry.mtime) if latest is None else min(int(entry.mtime), latest)
+    header = tarstream.Entry(
+        name + b"/" if entry.is_directory else name,
+        _KINDS.get(entry.kind, tarstream.REGULAR),
+        mode=0o777 if entry.kind == stat.S_IFLNK else entry.mode,
+        uid=entry.uid,
+        gid=entry.gid,
+        mtime_ns=max(seconds, 0) * 1_000_000_000,
+    )
+    header.linkname = os.fsencode(entry.link)
+    header.device = entry.device
+    if entry.is_file:
+        header.stored = header.size = entry.size
+    yield encode_header(header)
+    if entry.is_file:
+        with tree.open(entry) as stream:
+            left = entry.size
+            while left > 0:
+                # a file that shrinks meanwhile is filled up, because the header is out already
+                data = stream.read(min(BLOCK, left)) or bytes(min(BLOCK, left))
+                left -= len(data)
+                yield data
+        yield padding(entry.size)

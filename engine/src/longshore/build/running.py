@@ -7,11 +7,10 @@ from longshore.core.containers import Container, Containers
 from longshore.core.images import Image
 from longshore.core.model import CreateRequest, HostConfig
 from longshore.errors import EngineError
-from longshore.oci.frames import STDERR, Demultiplexer
+from longshore.oci.frames import Demultiplexer
 from longshore.oci.image_config import ContainerDefaults
 
 _PIECE = 1 << 16
-RED, RESET = "\x1b[91m", "\x1b[0m"
 
 
 class BuildFailed(EngineError):
@@ -56,8 +55,8 @@ def container_request(
 
 async def run_container(
     containers: Containers, container: Container, command: str
-) -> AsyncGenerator[str, None]:
-    """Start it and yield its output until it ends, standard error in red as Docker's classic builder sends it.
+) -> AsyncGenerator[tuple[int, bytes], None]:
+    """Start it and yield its output as (stream, bytes) until it ends.
 
     Raises BuildFailed for another code than 0.
     """
@@ -70,8 +69,7 @@ async def run_container(
             frames = Demultiplexer()
             while data := await reader.read(_PIECE):
                 for stream, output in frames.feed(data):
-                    text = output.decode(errors="replace")
-                    yield f"{RED}{text}{RESET}" if stream == STDERR else text
+                    yield stream, output
         finally:
             writer.close()
     status = await containers.wait(container)

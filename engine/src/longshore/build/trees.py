@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from longshore.errors import InvalidArgument
+from longshore.oci.ignore import Ignore
 
 MAX_LINKS = 40  # as the kernel, path_resolution(7)
 OPAQUE = "trusted.overlay.opaque"
@@ -96,7 +97,7 @@ def walk(tree: Tree, top: Entry) -> Iterator[Entry]:
                     pending.append(child)
 
 
-class ContextTree:
+class TarTree:
     """An uncompressed tar file and an index of it. Later entries replace earlier ones, as tar does."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -147,12 +148,6 @@ class ContextTree:
         assert stream is not None  # only regular files are opened
         return stream  # type: ignore[return-value]  # IO[bytes] with everything BinaryIO has
 
-    def remove(self, path: str) -> None:
-        """Leave a file out from now on; nothing happens when there is none."""
-        if self._members.pop(path, None) is not None:
-            parent, _, name = path.rpartition("/")
-            self._children[parent or "/"].discard(name)
-
     def close(self) -> None:
         self._tar.close()
 
@@ -169,6 +164,30 @@ def _kind_of(member: tarfile.TarInfo) -> int:
     if member.isblk():
         return stat.S_IFBLK
     return stat.S_IFREG
+
+
+@dataclass(frozen=True, slots=True)
+class WithoutIgnored:
+    """A tree less what .dockerignore leaves out; a directory stays as long as something in it does."""
+
+    tree: Tree
+    ignore: Ignore
+
+    def entry(self, path: str) -> Entry | None:
+        found = self.tree.entry(path)
+        if found is None or path == "/" or not self.ignore.excludes(path.lstrip("/")):
+            return found
+        return found if found.is_directory and self._holds(path) else None
+
+    def children(self, path: str) -> list[str]:
+        names = self.tree.children(path)
+        return [name for name in names if self.entry(posixpath.join(path, name)) is not None]
+
+    def open(self, entry: Entry) -> BinaryIO:
+        return self.tree.open(entry)
+
+    def _holds(self, path: str) -> bool:
+        return not self.ignore.prunes(path.lstrip("/")) and bool(self.children(path))
 
 
 class LayersTree:

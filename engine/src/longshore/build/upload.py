@@ -1,0 +1,74 @@
+"""The door of clients that send the whole context as one tar: classic `POST /build`."""
+
+import posixpath
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from longshore.build.context import receive_context
+from longshore.build.ports import ContextFiles, DockerfileSource, Wanted
+from longshore.build.trees import TarTree, Tree, resolve
+from longshore.errors import InvalidArgument, NotFound
+from longshore.registry.auth import Credentials
+
+MAX_TEXT = 1 << 20  # of a Dockerfile or a .dockerignore
+
+
+class Upload:
+    """A Door over a tar. Whoever makes it closes it, unless a build has taken the context."""
+
+    def __init__(self, tree: TarTree, dockerfile: str, credentials: Mapping[str, Credentials]) -> None:
+        self._tree, self._name, self._credentials = tree, dockerfile, credentials
+
+    @classmethod
+    async def receive(
+        cls,
+        chunks: AsyncIterable[bytes],
+        scratch: Path,
+        dockerfile: str,
+        credentials: Mapping[str, Credentials],
+    ) -> "Upload":
+        """Take the whole context. Raises InvalidArgument for what is no tar, OutOfSpace."""
+        return cls(await receive_context(chunks, scratch), dockerfile, credentials)
+
+    async def dockerfile(self) -> DockerfileSource:
+        data = read_text(self._tree, self._name)
+        if data is None:
+            raise InvalidArgument(f"Cannot locate specified Dockerfile: {self._name}")
+        return DockerfileSource(self._name, data, ignore_of(self._tree, self._name))
+
+    async def context(self, name: str, wanted: Wanted) -> ContextFiles:
+        if name:
+            raise NotFound(f"the client has sent no context {name!r}")
+        return self._tree
+
+    async def secret(self, id: str) -> bytes | None:
+        return None
+
+    @asynccontextmanager
+    async def ssh(self, id: str) -> AsyncGenerator[Path | None, None]:
+        yield None
+
+    async def credentials(self, domain: str) -> Credentials | None:
+        return self._credentials.get(domain)
+
+    def close(self) -> None:
+        """Twice is fine."""
+        self._tree.close()
+
+
+def read_text(tree: Tree, name: str) -> bytes | None:
+    """A small file of a context, None when it is not there. Raises InvalidArgument for one that is too large."""
+    entry = tree.entry(resolve(tree, posixpath.normpath("/" + name)))
+    if entry is None or not entry.is_file:
+        return None
+    if entry.size > MAX_TEXT:
+        raise InvalidArgument(f"{name} is too large: {entry.size} bytes")
+    with tree.open(entry) as stream:
+        return stream.read()
+
+
+def ignore_of(tree: Tree, dockerfile: str) -> bytes | None:
+    """The .dockerignore that counts: the Dockerfile's own before the context's."""
+    own = read_text(tree, f"{dockerfile}.dockerignore")
+    return own if own is not None else read_text(tree, ".dockerignore")
