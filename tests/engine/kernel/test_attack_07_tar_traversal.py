@@ -174,8 +174,13 @@ def test_attack_07_the_worker_itself_has_no_way_out(lab: Lab, canary: Path) -> N
         f"print(os.listdir('/'), os.path.exists({str(canary)!r}), os.listdir('/../..'), len(sys.path))\n"
         "try: import wave\n"
         "except ImportError: print('no imports')\n"
+        "import ctypes; libc = ctypes.CDLL(None, use_errno=True)\n"
+        "ways = [('socket', 1, 1, 0), ('unshare', 0x20000), ('mount', b'a', b'/', b'tmpfs', 0, None), ('fork',),\n"
+        "        ('kill', 1, 0), ('ptrace', 0, 0, 0, 0), ('execv', b'/', None), ('chroot', b'/'), ('setns', 0, 0)]\n"
+        "print([(name, ctypes.get_errno()) for name, *given in ways if getattr(libc, name)(*given) != -1 or\n"
+        "       ctypes.get_errno() != 1])\n"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=True
     )
-    assert done.stdout == "[] False [] 0\nno imports\n"
+    assert done.stdout == "[] False [] 0\nno imports\n[]\n"

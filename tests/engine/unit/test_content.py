@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from longshore.errors import Conflict, InvalidArgument, NotFound, OutOfSpace, Unsupported
-from longshore.oci.digest import Digest, sha256_of
+from longshore.errors import Conflict, InvalidArgument, NotFound, OutOfSpace
+from longshore.oci.digest import Digest, digest_like, sha256_of
 from longshore.storage.content import ContentStore
+from longshore.storage.leases import RESUME_SECONDS
 from longshore.storage.snapshots import Snapshots
 from longshore.storage.trees import remove_tree, tree_size
 from longshore.storage.volumes import VolumeStore
@@ -47,6 +48,8 @@ def test_a_blob_comes_back(store: ContentStore) -> None:
         assert file.read() == DATA
     assert store.path(DIGEST) == store.root / "blobs/sha256" / DIGEST.hex
     assert (store.size(DIGEST), store.list()) == (len(DATA), [DIGEST])
+    assert files(store) == [DIGEST.hex, f"sha256-{DIGEST.hex}"]  # the second: held, for its image may follow
+    store.release([DIGEST])
     assert files(store) == [DIGEST.hex]
 
 
@@ -111,8 +114,92 @@ def test_missing_blobs(store: ContentStore) -> None:
         with pytest.raises(NotFound):
             call(DIGEST)
     store.delete(DIGEST)
-    with pytest.raises(Unsupported):
-        store.path(Digest("sha512", "0" * 128))
+
+
+def test_sha512(store: ContentStore) -> None:
+    long = digest_like(Digest("sha512", ""), DATA)
+    assert store.put(DATA, long) == long
+    assert store.path(long) == store.root / "blobs/sha512" / long.hex
+    assert store.list() == [long]
+    assert store.is_true(long)
+    store.path(long).write_bytes(b"else")
+    assert not store.is_true(long)
+
+
+def test_a_half_stays_for_the_next_try_and_is_hashed_again(store: ContentStore) -> None:
+    with pytest.raises(RuntimeError), store.resume(DIGEST, len(DATA)) as writer:
+        writer.write(DATA[:4])
+        raise RuntimeError
+    assert store.partials() == {DIGEST: 4}
+    again = ContentStore(store.root)
+    with again.resume(DIGEST, len(DATA), "pull of x") as writer:
+        assert writer.written == 4
+        with pytest.raises(Conflict):
+            again.resume(DIGEST, len(DATA))
+        writer.write(DATA[4:])
+        writer.commit()
+    assert again.partials() == {}
+    assert again.reasons(DIGEST) == ["pull of x"]  # its image may still come
+
+
+def test_what_is_wrong_or_too_much_is_no_half(store: ContentStore) -> None:
+    for written in (b"wrong bytes", b"wrong byte"):
+        with pytest.raises(InvalidArgument), store.resume(DIGEST, len(DATA)) as writer:
+            writer.write(written)
+            writer.commit()
+        assert store.partials() == {}
+    (store.partial / f"sha256-{DIGEST.hex}").write_bytes(b"more than there can be")
+    with store.resume(DIGEST, len(DATA)) as writer:
+        assert writer.written == 0
+
+
+def test_halves_grow_old(tmp_path: Path, clock: Clock) -> None:
+    store = ContentStore(tmp_path, clock)
+    with pytest.raises(RuntimeError), store.resume(DIGEST, len(DATA)) as writer:
+        writer.write(DATA[:4])
+        raise RuntimeError
+    (store.partial / "junk").touch()
+    clock.now = time.time() + RESUME_SECONDS - 60
+    assert store.sweep_partials() == 0
+    clock.now += 120
+    with pytest.raises(RuntimeError), store.resume(DIGEST, len(DATA)):
+        assert store.sweep_partials(all=True) == 0  # it grows now
+        raise RuntimeError
+    assert store.sweep_partials() == 4
+    assert files(store) == []
+
+
+def test_holds_outlive_the_process(store: ContentStore, clock: Clock) -> None:
+    held, other = store.put(b"1"), store.put(b"2")
+    store.hold(held, 7200, "for a reason")
+    (store.root / "holds" / "junk").touch()
+    again = ContentStore(store.root, clock)
+    clock.now = 3601
+    assert again.sweep(lambda _digest: False) == {other: 1}
+    assert again.reasons(held) == ["for a reason"]
+    clock.now = 7201
+    assert again.sweep(lambda _digest: False) == {held: 1}
+    assert files(again) == []
+
+
+def test_a_follower_reads_along(store: ContentStore) -> None:
+    with store.writer(DIGEST, len(DATA)) as writer:
+        writer.write(DATA[:4])
+        follower = writer.follow()
+        assert os.read(follower.blob, 100) == DATA[:4]
+        writer.write(DATA[4:])
+        assert os.read(follower.blob, 100) == DATA[4:]
+        writer.commit()
+        assert os.read(follower.pulse, 100) == b"..$"
+        with pytest.raises(Conflict):
+            writer.follow()
+    follower.close()
+    follower.close()
+    with store.writer() as writer:
+        follower = writer.follow()
+    assert os.read(follower.pulse, 100) == b"."  # and no more: given up
+    assert os.read(follower.pulse, 100) == b""
+    follower.close()
 
 
 def test_documents_have_a_limit(store: ContentStore) -> None:

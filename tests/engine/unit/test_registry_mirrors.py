@@ -9,10 +9,9 @@ import pytest
 
 from longshore.errors import EngineError, InvalidArgument, NotFound, Unauthorized, Unavailable
 from longshore.oci.reference import parse_reference
-from longshore.registry import client
 from longshore.registry.auth import Credentials
 from longshore.registry.client import RegistryClient
-from longshore.registry.hosts import Mirror, may_be_plain, parse_mirror
+from longshore.registry.hosts import HUB, Mirror, RegistryRules, may_be_plain, parse_mirror
 
 
 @dataclass
@@ -43,19 +42,18 @@ def serve(server: Server) -> ThreadingHTTPServer:
 
 
 @pytest.fixture
-def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Server, Server]]:
+def servers() -> Iterator[tuple[Server, Server]]:
     """(mirror, Docker Hub)"""
     mirror, hub = Server(), Server()
     running = [serve(mirror), serve(hub)]
-    monkeypatch.setattr(client, "HUB", hub.address)
     yield mirror, hub
     for http in running:
         http.shutdown()
         http.server_close()
 
 
-async def pull(name: str, *mirrors: Mirror, auth: Credentials | None = None) -> EngineError:
-    registry = RegistryClient(insecure=["docker.io"], mirrors=mirrors)
+async def pull(name: str, *mirrors: Mirror, hub: str = HUB, auth: Credentials | None = None) -> EngineError:
+    registry = RegistryClient(RegistryRules(insecure=("docker.io",), mirrors=mirrors, hub=hub))
     with pytest.raises(EngineError) as caught:
         await registry.pull(
             parse_reference(name).with_default_tag(), auth=auth, sink=None, progress=lambda event: None
@@ -67,7 +65,7 @@ async def test_attack_21_mirrors_come_first_and_get_no_credentials(servers: tupl
     """Fails when the login for a registry is sent to its mirror."""
     mirror, hub = servers
     login = Credentials(username="me", password="secret")
-    failure = await pull("app", Mirror("http", mirror.address, "/hub"), auth=login)
+    failure = await pull("app", Mirror("http", mirror.address, "/hub"), hub=hub.address, auth=login)
     assert mirror.asked == [("/hub/v2/library/app/manifests/latest", "")]
     assert [given for _, given in hub.asked] == ["", login.basic]
     assert isinstance(failure, NotFound)
@@ -84,14 +82,13 @@ async def test_other_registries_have_no_mirrors(servers: tuple[Server, Server]) 
 
 async def test_a_mirror_that_is_away_does_no_harm(servers: tuple[Server, Server]) -> None:
     mirror, hub = servers
-    await pull("app", Mirror("http", "127.0.0.1:1"), Mirror("http", mirror.address))
+    await pull("app", Mirror("http", "127.0.0.1:1"), Mirror("http", mirror.address), hub=hub.address)
     assert len(mirror.asked) == 1
     assert len(hub.asked) == 1
 
 
-async def test_a_failure_names_the_image_and_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "HUB", "127.0.0.1:1")
-    failure = await pull("nosuch")
+async def test_a_failure_names_the_image_and_the_registry() -> None:
+    failure = await pull("nosuch", hub="127.0.0.1:1")
     assert isinstance(failure, Unavailable)
     assert str(failure).startswith("failed to fetch docker.io/library/nosuch:latest from 127.0.0.1:1: ")
 
@@ -130,3 +127,5 @@ def test_bad_mirrors_are_refused(text: str, words: str) -> None:
 def test_plain_hosts() -> None:
     plain = ("localhost:1", "127.9.9.9", "[::1]:5", "a:1", "b", "10.0.0.1")
     assert [may_be_plain(name, ["a:1", "b"]) for name in plain] == [True] * 5 + [False]
+    assert may_be_plain("10.0.0.1:5000", ["10.0.0.0/8"])
+    assert not may_be_plain("11.0.0.1:5000", ["10.0.0.0/8", "nonsense/8"])

@@ -5,6 +5,7 @@ protect the parts; when it fails, they are collected at once.
 """
 
 import asyncio
+import logging
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -26,12 +27,13 @@ from longshore.core.images_catalog import Catalog, blobs_of, chain_ids
 from longshore.core.images_filters import before as created_before
 from longshore.core.images_filters import filter_images, has_labels, history_of, truth
 from longshore.core.images_model import Image, Layer, Progress, Publisher, Puller
+from longshore.core.images_pull import Intake, Turns
 from longshore.core.images_removal import Surroundings, plan_removal
 from longshore.core.images_streams import ThreadSource, from_thread, in_thread
-from longshore.errors import Conflict, InvalidArgument, NotFound, Unavailable, Unsupported
+from longshore.errors import Conflict, EngineError, InvalidArgument, NotFound, Unavailable, Unsupported
 from longshore.oci.changes import apply_changes
 from longshore.oci.descriptor import OCI_CONFIG, OCI_MANIFEST, Descriptor, host_platform
-from longshore.oci.digest import Digest, parse_digest, sha256_of
+from longshore.oci.digest import Digest, digest_like, parse_digest, sha256_of
 from longshore.oci.image_config import ContainerDefaults, History, ImageConfig, RootFS, parse_image_config
 from longshore.oci.manifest import MAX_LAYERS, MAX_MANIFEST, Manifest, build_manifest, parse_manifest
 from longshore.oci.reference import Reference, parse_reference
@@ -43,7 +45,9 @@ from longshore.storage.layers import EMPTY_LAYER, LayerStore
 from longshore.storage.tarstream import CHUNK
 
 if TYPE_CHECKING:
-    from longshore.registry.client import Described
+    from longshore.registry.client import Described, Pulled
+
+log = logging.getLogger("longshore.images")
 
 __all__ = ["Image", "Images", "Layer", "Progress", "Puller"]
 
@@ -76,6 +80,7 @@ class Images:
         self.running = lambda _id: ()
         self._catalog = Catalog(database, content)
         self._events = events
+        self._turns = Turns()
         self._unpacking = asyncio.Semaphore(UNPACKED_AT_ONCE)
         self._collecting = asyncio.Lock()
         self._settling: asyncio.Task[None] | None = None
@@ -124,29 +129,45 @@ class Images:
         def fetched(message: Mapping[str, object]) -> None:
             if message.get("status") == "Download complete":
                 downloaded.add(message["id"])
+            if message.get("status") == "Pull complete":
+                downloaded.discard(message["id"])
             progress(dict(message))
 
         def unpacked(message: dict[str, object]) -> None:
             if message.get("id") in downloaded:  # nothing more about what was here already, as in Docker
                 progress(message)
 
-        async with self._operation():
-            try:
-                pulled = await self.registry.pull(
-                    wanted, platform=platform, auth=auth, sink=self.content, progress=fetched
-                )
-            except (OSError, TimeoutError) as cause:
-                raise Unavailable(f"cannot reach the registry {wanted.domain}", detail=str(cause)) from cause
+        async with self._operation(f"pull of {wanted.familiar}"):
+            pulled = await self._fetch(self.registry, wanted, platform, auth, fetched)
             names = [wanted.canonical, f"{wanted.name}@{pulled.digest}"]
             known = self._catalog.by_name(names[0])
             found = Found(pulled.config, pulled.layers, pulled.manifest, pulled.descriptor.media_type)
             image = await self._register(found, names, progress=unpacked)
+        self.content.release(blobs_of(image))
         fresh = known is None or known.id != image.id
         progress({"status": f"Digest: {pulled.digest}"})
         words = "Downloaded newer image" if fresh else "Image is up to date"
         progress({"status": f"Status: {words} for {wanted.familiar}"})
         self._tell("pull", image, wanted.familiar, id=wanted.familiar)
         return image
+
+    async def _fetch(
+        self, registry: Puller, wanted: Reference, platform: str, auth: Credentials | None, told: "_Told"
+    ) -> "Pulled":
+        """The image's parts, with most of the layers unpacked by the time that the last one is here."""
+        reason = f"pull of {wanted.familiar}, interrupted"
+        intake: Intake | None = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                intake = Intake(self.content, self.layers, self._turns, group, told, reason)
+                return await registry.pull(wanted, platform=platform, auth=auth, sink=intake, progress=told)
+        except ExceptionGroup as failures:
+            cause = failures.exceptions[0]
+            if intake is not None:
+                intake.give_up(cause)
+            if isinstance(cause, (OSError, TimeoutError)):
+                raise Unavailable(f"cannot reach the registry {wanted.domain}", detail=str(cause)) from cause
+            raise cause from None
 
     async def describe(self, reference: str, auth: Credentials | None = None) -> "Described":
         """What the registry has under a name; nothing is fetched. Raises what the registry client raises."""
@@ -164,7 +185,7 @@ class Images:
     async def load(self, chunks: AsyncIterable[bytes], progress: Progress) -> _Images:
         """All images of a `docker save` archive or OCI layout, compressed or not."""
         loaded: _Images = []
-        async with self._operation():
+        async with self._operation("load of an archive"):
             found = await ThreadSource(chunks).feed(
                 lambda source: read_archive(source, self.content, host_platform())
             )
@@ -194,7 +215,7 @@ class Images:
         """An image of one layer from a root directory's tar, compressed or not."""
         names = [parse_reference(reference).with_default_tag().canonical] if reference else []
         defaults = apply_changes(ContainerDefaults(), changes)
-        async with self._operation():
+        async with self._operation(f"import of {reference or 'a root directory'}"):
             descriptor, diff_id = await ThreadSource(chunks).feed(self._import_layer)
             here, now = host_platform(), _now()
             config = ImageConfig(
@@ -234,7 +255,7 @@ class Images:
         `manifest` None: one is made. Twice is fine.
         """
         names = [parse_reference(name).with_default_tag().canonical for name in references]
-        async with self._operation():
+        async with self._operation("registering an image"):
             missing = [layer.digest for layer in layers if not self.content.has(layer.blob)]
             if missing:
                 raise NotFound("no such blobs", detail=", ".join(missing))
@@ -258,7 +279,7 @@ class Images:
         Of `config` counts everything but `rootfs` and `history`, which are computed here.
         """
         step = History(created_by=created_by, comment=comment, author=author)
-        async with self._operation():
+        async with self._operation("commit"):
             layer = None if upper is None else await in_thread(self.layers.commit_upper, upper)
             return await self._commit(parent, layer, config, step)
 
@@ -274,7 +295,7 @@ class Images:
     ) -> Image:
         """Like `commit`, with the layer as a plain tar that `write_tar(write)` writes, in a thread."""
         step = History(created_by=created_by, comment=comment, author=author)
-        async with self._operation():
+        async with self._operation("commit"):
             layer = await in_thread(self.layers.commit_tar, write_tar)
             return await self._commit(parent, layer, config, step)
 
@@ -389,9 +410,16 @@ class Images:
                         image = self._catalog.by_id(image.id) or image
                 except Conflict:
                     break  # children or containers need it, which is no failure here
-        freed = await self.collect()
+        freed = await in_thread(self._forget_interrupted) + await self.collect()
         self._events.publish("image", "prune", "", {"reclaimed": str(freed)})
         return records, freed
+
+    def _forget_interrupted(self) -> int:
+        """What pulls left that were interrupted; returns the bytes of half blobs."""
+        self.content.release(
+            d for d, hold in self.content.holds().items() if hold.reason.startswith("pull of ")
+        )
+        return self.content.sweep_partials(all=True)
 
     # Upkeep
 
@@ -405,7 +433,10 @@ class Images:
         """Once at daemon start, when `in_use` is set: complete what is missing, collect what is not needed."""
         for image in [*self._catalog.all(), *self._catalog.hidden()]:
             if not all(self.layers.has(layer.diff_id) for layer in image.layers):
-                await self.ensure_unpacked(image)
+                try:
+                    await self.ensure_unpacked(image)
+                except EngineError as error:  # no reason not to start; doctor tells of it, too
+                    log.error("image %s cannot be unpacked: %s", image.id.short, error)
         await self.collect()
 
     async def collect(self) -> int:
@@ -415,6 +446,7 @@ class Images:
                 if not self.in_use(image.id):
                     self._catalog.delete(image.id)
             blobs = await in_thread(self.content.sweep, self._catalog.uses_blob)
+            await in_thread(self.content.sweep_partials)
             layers = await in_thread(self.layers.sweep, self._catalog.uses_layer)
             return sum(blobs.values()) + sum(layers.values())
 
@@ -425,10 +457,10 @@ class Images:
         await in_thread(self.layers.settle)
 
     @asynccontextmanager
-    async def _operation(self) -> AsyncGenerator[None, None]:
-        """Leases around what is being made; when it fails, nothing of it stays."""
+    async def _operation(self, reason: str) -> AsyncGenerator[None, None]:
+        """Leases around what is being made, for a reason that people read; when it fails, nothing of it stays."""
         try:
-            with self.content.lease(), self.layers.lease():
+            with self.content.lease(reason), self.layers.lease(reason):
                 yield
         except BaseException:
             await self.collect()
@@ -459,7 +491,9 @@ class Images:
         manifest, manifest_type = _checked_manifest(found, id)
         pairs = list(zip(found.layers, diff_ids, strict=True))
         await self._unpack(pairs, progress)
-        await in_thread(self.content.put, found.config)
+        config_blob = _config_blob(manifest)
+        for name in {id, config_blob}:
+            await in_thread(self.content.put, found.config, name)
         digest = await in_thread(self.content.put, manifest)
         layers = tuple(Layer(blob, diff_id, self.layers.size(diff_id)) for blob, diff_id in pairs)
         image = Image(
@@ -471,6 +505,7 @@ class Images:
             size=sum(layer.size for layer in layers),
             created=config.created,
             parent=known.parent if known else parent,
+            config_blob=config_blob if config_blob != id else None,
         )
         self._catalog.insert(image, references)
         self._settle_soon()
@@ -507,6 +542,7 @@ class Images:
 
 
 _History = list[dict[str, object]]
+_Told = Callable[[Mapping[str, object]], None]
 
 
 def _checked_manifest(found: Found, id: Digest) -> tuple[bytes, str]:
@@ -517,10 +553,16 @@ def _checked_manifest(found: Found, id: Digest) -> tuple[bytes, str]:
     manifest = parse_manifest(found.manifest, found.manifest_type)
     if not isinstance(manifest, Manifest):
         raise InvalidArgument("invalid manifest", detail="an index describes no single image")
-    told = [manifest.config.digest, *(layer.digest for layer in manifest.layers)]
-    if told != [str(id), *(layer.digest for layer in found.layers)]:
+    told = [layer.digest for layer in manifest.layers]
+    is_config = digest_like(manifest.config.blob, found.config) == manifest.config.blob
+    if not is_config or told != [layer.digest for layer in found.layers]:
         raise InvalidArgument("invalid manifest", detail="it describes another image")
     return found.manifest, found.manifest_type or manifest.media_type or OCI_MANIFEST
+
+
+def _config_blob(manifest: bytes) -> Digest:
+    parsed = parse_manifest(manifest)
+    return parsed.config.blob if isinstance(parsed, Manifest) else sha256_of(b"")
 
 
 def _packed(image: Image, content: ContentStore) -> tuple[tuple[Descriptor, ...], bytes, str]:

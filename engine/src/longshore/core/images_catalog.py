@@ -30,6 +30,7 @@ _SCHEMA = (
         reference TEXT PRIMARY KEY, image TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE
     )
     """,
+    "ALTER TABLE images ADD COLUMN config TEXT NOT NULL DEFAULT ''",
 )
 _HEX = re.compile(r"[0-9a-f]{1,64}")
 
@@ -121,15 +122,17 @@ class Catalog:
         with self._database.transaction():
             layers = [_StoredLayer(la.descriptor, str(la.diff_id), la.size) for la in image.layers]
             self._database.execute(
-                "INSERT INTO images (id, manifest, layers, created, size, parent) VALUES (?, ?, ?, ?, ?, ?)"
+                "INSERT INTO images (id, manifest, layers, created, size, parent, config)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (id) DO UPDATE SET hidden = 0, manifest = excluded.manifest,"
-                " layers = excluded.layers, size = excluded.size",
+                " layers = excluded.layers, size = excluded.size, config = excluded.config",
                 str(image.id),
                 msgspec.json.encode(image.manifest).decode(),
                 msgspec.json.encode(layers).decode(),
                 image.created,
                 image.size,
                 str(image.parent or ""),
+                str(image.config_blob or ""),
             )
             for reference in references:
                 self._store_name(reference, image.id)
@@ -198,7 +201,8 @@ class Catalog:
 
 def blobs_of(image: Image) -> set[Digest]:
     """Everything in the content store that makes up the image."""
-    return {image.id, image.manifest.blob, *(layer.descriptor.blob for layer in image.layers)}
+    documents = {image.id, image.config_blob or image.id, image.manifest.blob}
+    return documents | {layer.descriptor.blob for layer in image.layers}
 
 
 def chain_ids(image: Image) -> list[Digest]:
@@ -223,4 +227,5 @@ def _from_row(row: dict[str, object], content: ContentStore) -> Image:
         created=str(row["created"]),
         parent=parse_digest(str(row["parent"])) if row["parent"] else None,
         hidden=bool(row["hidden"]),
+        config_blob=parse_digest(str(row["config"])) if row["config"] else None,
     )

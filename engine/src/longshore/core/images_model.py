@@ -10,9 +10,9 @@ from longshore.oci.image_config import ImageConfig
 from longshore.oci.reference import Reference
 
 if TYPE_CHECKING:
+    from longshore.core.images_pull import Intake
     from longshore.registry.auth import Credentials
     from longshore.registry.client import Described, Pulled
-    from longshore.storage.content import ContentStore
 
 Progress = Callable[[dict[str, object]], None]
 """Gets Docker's progress messages, in the thread of the event loop."""
@@ -43,12 +43,13 @@ class Image:
     tags: tuple[str, ...] = ()  # familiar: "busybox:latest" (RepoTags)
     digests: tuple[str, ...] = ()  # familiar: "busybox@sha256:…" (RepoDigests)
     hidden: bool = False  # removed by force while containers used it; goes with the last of them
+    config_blob: Digest | None = None  # what the manifest calls the config, where that is not its sha256
 
 
 class Puller(Protocol):
     """A registry client. `progress` gets Docker's messages up to "Download complete"; Images adds the rest.
 
-    Every blob that the result names is in the sink then, and verified.
+    Every blob that the result names is in the sink then, and verified; see registry.client.Sink.
     """
 
     async def pull(
@@ -57,7 +58,7 @@ class Puller(Protocol):
         *,
         platform: str = "",
         auth: "Credentials | None" = None,
-        sink: "ContentStore",
+        sink: "Intake",
         progress: "Callable[[Mapping[str, object]], None]",
     ) -> "Pulled": ...
 

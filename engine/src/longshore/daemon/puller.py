@@ -3,22 +3,23 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from longshore.daemon.settings import Settings
 from longshore.oci.reference import Reference
-from longshore.registry.hosts import parse_mirror
+from longshore.registry.hosts import RegistryRules, parse_mirror
 
 if TYPE_CHECKING:
+    from longshore.core.images_pull import Intake
     from longshore.registry.auth import Credentials
     from longshore.registry.client import Described, Pulled, RegistryClient
-    from longshore.storage.content import ContentStore
 
 
 class LazyRegistry:
-    """core.images.Puller. `insecure` and `mirrors` may change while the daemon runs; the next pull goes by them."""
+    """core.images.Puller. `settings` may change while the daemon runs; the next pull goes by them."""
 
-    def __init__(self, insecure: tuple[str, ...], mirrors: tuple[str, ...]) -> None:
-        self.insecure, self.mirrors = insecure, mirrors
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self._client: RegistryClient | None = None
-        self._made_for = insecure, mirrors
+        self._made_for = settings
 
     async def pull(
         self,
@@ -26,7 +27,7 @@ class LazyRegistry:
         *,
         platform: str = "",
         auth: "Credentials | None" = None,
-        sink: "ContentStore",
+        sink: "Intake",
         progress: "Callable[[Mapping[str, object]], None]",
     ) -> "Pulled":
         """See RegistryClient.pull."""
@@ -45,12 +46,24 @@ class LazyRegistry:
     def _current(self) -> "RegistryClient":
         from longshore import __version__
         from longshore.registry.client import RegistryClient
+        from longshore.registry.patience import Patience
 
-        if self._client is None or self._made_for != (self.insecure, self.mirrors):
+        settings = self.settings
+        if self._client is None or self._made_for is not settings:
             self._client = RegistryClient(
-                insecure=self.insecure,
-                mirrors=[parse_mirror(text, self.insecure) for text in self.mirrors],
+                registry_rules(settings),
+                parallel=settings.max_concurrent_downloads,
+                patience=Patience(attempts=settings.max_download_attempts),
                 user_agent=f"longshore/{__version__}",
             )
-            self._made_for = self.insecure, self.mirrors
+            self._made_for = settings
         return self._client
+
+
+def registry_rules(settings: Settings) -> RegistryRules:
+    """What the flags say about registries."""
+    return RegistryRules(
+        insecure=settings.insecure_registries,
+        mirrors=tuple(parse_mirror(text, settings.insecure_registries) for text in settings.registry_mirrors),
+        config_path=tuple(filter(None, settings.registry_config_path.split(":"))),
+    )

@@ -45,6 +45,9 @@ class Settings:
     tlskey: str = ""
     insecure_registries: tuple[str, ...] = ()
     registry_mirrors: tuple[str, ...] = ()
+    registry_config_path: str = "/etc/longshore/certs.d:/etc/docker/certs.d"
+    max_concurrent_downloads: int = 3
+    max_download_attempts: int = 5
     labels: tuple[str, ...] = ()
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
@@ -100,6 +103,24 @@ OPTIONS = (
     _Option("tlskey", ("--tlskey",), str, "key of this server"),
     _Option("insecure-registries", ("--insecure-registry",), tuple, "registry spoken to by plain HTTP"),
     _Option("registry-mirrors", ("--registry-mirror",), tuple, "registry asked first for docker.io images"),
+    _Option(
+        "registry-config-path",
+        ("--registry-config-path",),
+        str,
+        "folders with a folder per registry, hosts.toml or certificates in it, separated by colons",
+    ),
+    _Option(
+        "max-concurrent-downloads",
+        ("--max-concurrent-downloads",),
+        int,
+        "layers fetched at once by each pull",
+    ),
+    _Option(
+        "max-download-attempts",
+        ("--max-download-attempts",),
+        int,
+        "times that a download is tried before the pull fails",
+    ),
     _Option("labels", ("--label",), tuple, "key=value shown by info"),
     _Option("dns", ("--dns",), tuple, "name server for containers"),
     _Option("dns-search", ("--dns-search",), tuple, "search domain for containers"),
@@ -121,7 +142,16 @@ OPTIONS = (
     _Option("cdi-spec-dirs", ("--cdi-spec-dir",), tuple, "folder with CDI files; a later one wins"),
     _Option("live-restore", ("--live-restore",), bool, "always on"),
 )
-RELOADABLE = ("debug", "log_level", "labels", "insecure_registries", "registry_mirrors")
+RELOADABLE = (
+    "debug",
+    "log_level",
+    "labels",
+    "insecure_registries",
+    "registry_mirrors",
+    "registry_config_path",
+    "max_concurrent_downloads",
+    "max_download_attempts",
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -251,6 +281,9 @@ def check(settings: Settings) -> Settings:
     for label in settings.labels:
         if "=" not in label:
             raise InvalidArgument(f"bad label {label!r}", hint="write key=value")
+    for key, least in (("max-concurrent-downloads", 1), ("max-download-attempts", 1)):
+        if getattr(settings, key.replace("-", "_")) < least:
+            raise InvalidArgument(f"invalid value of {key}", detail=f"at least {least} is wanted")
     for mirror in settings.registry_mirrors:
         parse_mirror(mirror, settings.insecure_registries)
     parse_cgroup_driver(settings.exec_opts)

@@ -48,8 +48,7 @@ class Parts:
 
     def reload(self, settings: Settings) -> None:
         """Take over what may change at run time."""
-        self.registry.insecure = settings.insecure_registries
-        self.registry.mirrors = settings.registry_mirrors
+        self.registry.settings = settings
         system = self.engine.system
         system.facts = facts_of(settings)
         self.engine.events.publish("daemon", "reload", system.identity(), {"name": socket.gethostname()})
@@ -122,7 +121,7 @@ async def compose(settings: Settings, starting: Awaitable[Zygote]) -> AsyncGener
         events = EventBus()
         content = ContentStore(data / "content")
         layers = LayerStore(data / "layers", content)
-        registry = LazyRegistry(settings.insecure_registries, settings.registry_mirrors)
+        registry = LazyRegistry(settings)
         images = Images(database, content, layers, events, registry)
         stack.push_async_callback(images.close)
         volumes = Volumes(database, VolumeStore(data / "volumes"), events)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from longshore.errors import InvalidArgument
 
 _HEX_LENGTHS = {"sha256": 64, "sha512": 128}
+ALGORITHMS = tuple(_HEX_LENGTHS)
 _HEX = re.compile(r"[0-9a-f]+\Z")  # \Z: a trailing newline is no digest
 
 
@@ -38,3 +39,8 @@ def parse_digest(text: str) -> Digest:
 
 def sha256_of(data: bytes) -> Digest:
     return Digest("sha256", hashlib.sha256(data).hexdigest())
+
+
+def digest_like(known: Digest, data: bytes) -> Digest:
+    """The digest of `data` by the algorithm of another one, to compare with it."""
+    return Digest(known.algorithm, hashlib.new(known.algorithm, data).hexdigest())

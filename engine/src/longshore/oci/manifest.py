@@ -53,9 +53,8 @@ class Index(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
         """
         candidates = [m for m in self.manifests if m.media_type in MANIFEST_TYPES | INDEX_TYPES]
         fitting = [m for m in candidates if m.platform and _fits(m.platform, wanted)]
-        exact = [m for m in fitting if m.platform and m.platform.variant == wanted.variant]
-        if exact or fitting:
-            return (exact or fitting)[0]
+        if fitting:
+            return max(fitting, key=lambda m: _variant(m.platform or wanted))  # the first of equal ones
         if len(candidates) == 1 and (candidates[0].platform is None or not candidates[0].platform.os):
             return candidates[0]
         offered = sorted({str(m.platform) for m in candidates if m.platform and m.platform.os != "unknown"})
@@ -65,12 +64,20 @@ class Index(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
         )
 
 
+# What an architecture without a variant means (containerd's platforms package, "Normalization")
+_USUAL = {"amd64": "v1", "arm64": "v8", "arm": "v7"}
+
+
+def _variant(platform: Platform) -> tuple[str, bool]:
+    """To compare: v8.1 is more than v8; of two that mean the same, the one that says so."""
+    return platform.variant or _USUAL.get(platform.architecture, ""), bool(platform.variant)
+
+
 def _fits(offered: Platform, wanted: Platform) -> bool:
-    """amd64 without variant and arm64 v8 are the same machine as their short forms."""
+    """A machine runs what was made for its own variant and for older ones, never the other way round."""
     if (offered.os, offered.architecture) != (wanted.os, wanted.architecture):
         return False
-    # arm v7 machines run v6 code, never the other way round; an unnamed variant fits all
-    return not offered.variant or not wanted.variant or offered.variant <= wanted.variant
+    return _variant(offered)[0] <= _variant(wanted)[0]
 
 
 def parse_manifest(data: bytes, media_type: str = "") -> Manifest | Index:

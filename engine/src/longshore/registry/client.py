@@ -6,21 +6,16 @@ to the host they were meant for, never along a redirect to another one.
 """
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import aiohttp
 import msgspec
 
-from longshore.errors import (
-    EngineError,
-    InvalidArgument,
-    OutOfSpace,
-)
+from longshore.errors import Conflict, EngineError, InvalidArgument, NotFound, OutOfSpace
 from longshore.oci.descriptor import (
     DOCKER_MANIFEST,
     DOCKER_MANIFEST_LIST,
@@ -32,38 +27,52 @@ from longshore.oci.descriptor import (
     Platform,
     parse_platform,
 )
-from longshore.oci.digest import Digest, sha256_of
+from longshore.oci.digest import Digest, digest_like, sha256_of
 from longshore.oci.image_config import parse_image_config
 from longshore.oci.manifest import MAX_MANIFEST, Index, Manifest, parse_manifest
-from longshore.oci.reference import DEFAULT_DOMAIN, Reference
+from longshore.oci.reference import Reference
 from longshore.registry.auth import Credentials
-from longshore.registry.hosts import Mirror, may_be_plain
+from longshore.registry.hosts import PULL, RESOLVE, Endpoint, RegistryRules
+from longshore.registry.hosts_toml import plan_endpoints
+from longshore.registry.patience import Pace, Patience, RetryError
 from longshore.registry.progress import Progress, moving, standing
-from longshore.registry.transport import ATTEMPTS, RegistryHost, RetryError, persist, read_all
+from longshore.registry.transport import FOUND, RegistryHost, read_all
 
 T = TypeVar("T")
 log = logging.getLogger("longshore.registry")
-HUB = "registry-1.docker.io"  # Docker Hub's API lives under another name than its references
 
 ACCEPT = ", ".join((OCI_INDEX, OCI_MANIFEST, DOCKER_MANIFEST_LIST, DOCKER_MANIFEST))
 CHUNK = 1 << 20
-MIRROR_ATTEMPTS = 2  # the registry itself is waiting
+PROGRESS = 64 << 10  # bytes that an attempt has to bring to count as none in vain
 PARALLEL = 3  # layers, as dockerd's --max-concurrent-downloads
 
 
 class BlobWriter(Protocol):
+    @property
+    def written(self) -> int: ...
     def write(self, data: bytes) -> object: ...
     def commit(self) -> Digest: ...
 
 
 class Sink(Protocol):
-    """Where blobs go; the content store is one. `writer` refuses to commit other bytes than expected."""
+    """Where an image goes. A writer refuses to commit other bytes than expected."""
 
     def has(self, digest: Digest) -> bool: ...
-    def put(self, data: bytes) -> Digest: ...
-    def writer(
-        self, expected: Digest | None = None, size: int | None = None
-    ) -> AbstractContextManager[BlobWriter]: ...
+
+    def put(self, data: bytes, expected: Digest | None = None) -> Digest:
+        """Store a manifest or a config."""
+        ...
+
+    def expect(self, config: bytes, layers: Sequence[Descriptor]) -> None:
+        """Told before the layers come. Raises EngineError for an image that is not wanted."""
+        ...
+
+    def download(self, layer: Descriptor) -> AbstractAsyncContextManager[BlobWriter]:
+        """A writer for one layer, which may have some bytes already (`written`). Waits while another has it.
+
+        Raises Conflict when it is there by then.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +95,19 @@ class Described:
 
 
 class RegistryClient:
-    """Stateless between pulls.
-
-    `insecure`: hosts, with or without port, that may be spoken to without TLS. `mirrors` are asked in their
-    order for images of docker.io, before Docker Hub; what they say of a digest is verified, what they say of
-    a tag is believed.
-    """
+    """Stateless between pulls. What mirrors say of a digest is verified, what they say of a tag is believed."""
 
     def __init__(
-        self, *, insecure: Sequence[str] = (), mirrors: Sequence[Mirror] = (), user_agent: str = "longshore"
+        self,
+        rules: RegistryRules | None = None,
+        *,
+        parallel: int = PARALLEL,
+        patience: Patience | None = None,
+        user_agent: str = "longshore",
     ) -> None:
-        self._insecure = frozenset(insecure)
-        self._mirrors = tuple(mirrors)
+        self._rules = rules or RegistryRules()
+        self._parallel = parallel
+        self._patience = patience or Patience()
         self._user_agent = user_agent
 
     async def pull(
@@ -117,15 +127,25 @@ class RegistryClient:
         return await self._ask(
             reference,
             auth,
+            PULL if reference.digest else RESOLVE,
             lambda host, attempts: _Pull(
-                host, reference, attempts, platform, sink=sink, progress=progress
+                host,
+                reference,
+                attempts,
+                platform,
+                sink=sink,
+                progress=progress,
+                gate=asyncio.Semaphore(self._parallel),
             ).run(),
         )
 
     async def describe(self, reference: Reference, *, auth: Credentials | None = None) -> Described:
         """What the registry has under this name; nothing is kept. Raises as `pull`."""
         return await self._ask(
-            reference, auth, lambda host, attempts: _Documents(host, reference, attempts).describe()
+            reference,
+            auth,
+            PULL if reference.digest else RESOLVE,
+            lambda host, attempts: _Documents(host, reference, attempts).describe(),
         )
 
     async def login(self, credentials: Credentials) -> None:
@@ -133,42 +153,47 @@ class RegistryClient:
         name = credentials.server_address.partition("://")[2] or credentials.server_address
         name = name.partition("/")[0]
         if name in ("", "docker.io", "index.docker.io"):
-            name = HUB
-        async with self._session() as session:
-            schemes = ["https", "http"] if may_be_plain(name, self._insecure) else ["https"]
-            host = RegistryHost(session, None, name, schemes, credentials.login)
+            name = "docker.io"
+        own = [found for found in plan_endpoints(self._rules, name, PULL) if not found.is_mirror] or [
+            self._rules.own(name)
+        ]
+        async with self.session() as session:
+            host = RegistryHost(session, own[-1], None, credentials.login, patience=self._patience)
 
             async def once() -> None:
                 async with host.get(""):
                     pass
 
-            await persist(once, f"the answer of {name}", 1)
+            await self._patience.persist(once, f"the answer of {host.name}", 1)
 
-    def _session(self) -> aiohttp.ClientSession:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=15, sock_read=60)
-        return aiohttp.ClientSession(
-            timeout=timeout, headers={"User-Agent": self._user_agent}, auto_decompress=False
-        )
+    def session(self) -> aiohttp.ClientSession:
+        """For the requests of one operation; the caller closes it."""
+        return aiohttp.ClientSession(headers={"User-Agent": self._user_agent}, auto_decompress=False)
+
+    def endpoints(self, reference: Reference, capability: str) -> list[Endpoint]:
+        """The hosts to ask for this, in their order. Reads certs.d. Raises InvalidArgument."""
+        return plan_endpoints(self._rules, reference.domain, capability)
 
     async def _ask(
         self,
         reference: Reference,
         auth: Credentials | None,
+        capability: str,
         work: "Callable[[RegistryHost, int], Awaitable[T]]",
     ) -> T:
         """Of the mirrors in their order, and of the registry itself when none of them helps."""
-        async with self._session() as session:
-            for mirror in self._mirrors if reference.domain == DEFAULT_DOMAIN else ():
-                host = RegistryHost(session, reference, mirror.host, [mirror.scheme], prefix=mirror.prefix)
+        *mirrors, last = self.endpoints(reference, capability)
+        async with self.session() as session:
+            for endpoint in mirrors:
+                host = RegistryHost(session, endpoint, reference, auth, patience=self._patience)
                 try:
-                    return await work(host, MIRROR_ATTEMPTS)
+                    return await work(host, self._patience.mirror_attempts)
                 except OutOfSpace:
                     raise
                 except EngineError as cause:
-                    log.info("the mirror %s does not help with %s: %s", mirror.host, reference, cause)
-            name = HUB if reference.domain == DEFAULT_DOMAIN else reference.domain
-            schemes = ["https", "http"] if may_be_plain(reference.domain, self._insecure) else ["https"]
-            return await work(RegistryHost(session, reference, name, schemes, auth), ATTEMPTS)
+                    log.info("the mirror %s does not help with %s: %s", endpoint.host, reference, cause)
+            host = RegistryHost(session, last, reference, auth, patience=self._patience)
+            return await work(host, self._patience.attempts)
 
 
 def _tell_nobody(_message: Mapping[str, object]) -> None: ...
@@ -180,11 +205,12 @@ class _Documents:
 
     host: RegistryHost
     reference: Reference
-    attempts: int = ATTEMPTS
+    attempts: int
 
     async def describe(self) -> Described:
         data, kind = await self.document(f"manifests/{self.tag}", self.reference.digest)
-        descriptor = Descriptor(media_type=kind, digest=str(sha256_of(data)), size=len(data))
+        named = self.reference.digest or sha256_of(data)
+        descriptor = Descriptor(media_type=kind, digest=str(named), size=len(data))
         parsed = self.parse(data, kind)
         if isinstance(parsed, Index):
             return Described(descriptor, tuple(m.platform for m in parsed.manifests if m.platform))
@@ -209,12 +235,12 @@ class _Documents:
 
         async def once() -> tuple[bytes, str]:
             async with self.host.get(tail, {"Accept": ACCEPT}) as answer:
-                data = await read_all(answer, MAX_MANIFEST)
+                data = await read_all(answer, MAX_MANIFEST, self.host.patience)
                 kind = answer.headers.get("Content-Type", "").partition(";")[0].strip()
                 return data, kind if kind in MANIFEST_TYPES | INDEX_TYPES else ""
 
         data, kind = await self.persist(once)
-        if expected is not None and expected.algorithm == "sha256" and sha256_of(data) != expected:
+        if expected is not None and digest_like(expected, data) != expected:
             raise InvalidArgument("manifest verification failed for digest", detail=str(expected))
         return data, kind
 
@@ -225,30 +251,30 @@ class _Documents:
 
         async def once() -> bytes:
             async with self.host.get(f"blobs/{descriptor.digest}") as answer:
-                return await read_all(answer, descriptor.size)
+                return await read_all(answer, descriptor.size, self.host.patience)
 
         data = await self.persist(once, descriptor)
-        if f"{descriptor.blob.algorithm}:{hashlib.new(descriptor.blob.algorithm, data).hexdigest()}" != str(
-            descriptor.blob
-        ):
+        if digest_like(descriptor.blob, data) != descriptor.blob:
             raise InvalidArgument("config verification failed for digest", detail=descriptor.digest)
         return data
 
     async def persist(self, once: Callable[[], Awaitable[T]], blob: Descriptor | None = None) -> T:
         part = f"{blob.blob.short} of " if blob else ""
-        return await persist(once, f"{part}{self.reference} from {self.host.name}", self.attempts)
+        what = f"{part}{self.reference} from {self.host.name}"
+        return await self.host.patience.persist(once, what, self.attempts)
 
 
 @dataclass(slots=True)
 class _Pull(_Documents):
-    platform: str = ""
+    platform: str
     sink: Sink = field(kw_only=True)
     progress: Progress = field(kw_only=True)
+    gate: asyncio.Semaphore = field(kw_only=True)  # so many layers at once
 
     async def run(self) -> Pulled:
         data, kind = await self.document(f"manifests/{self.tag}", self.reference.digest)
         self.progress({"status": f"Pulling from {self.reference.path}", "id": self.tag})
-        named = sha256_of(data)
+        named = self.reference.digest or sha256_of(data)
         descriptor = Descriptor(media_type=kind, digest=str(named), size=len(data))
         parsed = self.parse(data, kind)
         if isinstance(parsed, Index):
@@ -258,31 +284,27 @@ class _Pull(_Documents):
             parsed = self.parse(data, kind)
         if not isinstance(parsed, Manifest):
             raise InvalidArgument("invalid index", detail="it names another index for this platform")
-        self.sink.put(data)
+        await asyncio.to_thread(self.sink.put, data, descriptor.blob)
         parts = (parsed.config, *parsed.layers)
         if all(self.sink.has(part.blob) for part in parts):  # up to date, or another name for the same
             self.progress = _tell_nobody
-        config = await self.config(parsed.config)
+        config = await self.small_blob(parsed.config)
+        await asyncio.to_thread(self.sink.put, config, parsed.config.blob)
+        self.sink.expect(config, parsed.layers)
         await self.layers(parsed.layers)
         return Pulled(data, descriptor, config, tuple(parsed.layers), named)
 
-    async def config(self, descriptor: Descriptor) -> bytes:
-        data = await self.small_blob(descriptor)
-        with self.sink.writer(descriptor.blob, descriptor.size) as writer:
-            writer.write(data)
-            writer.commit()
-        return data
-
     async def layers(self, layers: Sequence[Descriptor]) -> None:
         """In parallel; the first failure ends the others."""
-        gate = asyncio.Semaphore(PARALLEL)
         distinct = {layer.digest: layer for layer in layers}.values()
         for layer in distinct:
             if not self.sink.has(layer.blob):
                 self.progress(standing("Pulling fs layer", layer.blob.short))
 
         async def fetch(layer: Descriptor) -> None:
-            async with gate:
+            if self.gate.locked() and not self.sink.has(layer.blob):
+                self.progress(standing("Waiting", layer.blob.short))
+            async with self.gate:
                 await self.layer(layer)
 
         try:
@@ -297,12 +319,35 @@ class _Pull(_Documents):
         if self.sink.has(digest):
             self.progress(standing("Already exists", digest.short))
             return
-        with self.sink.writer(digest, descriptor.size) as writer:
-            download = _Download(self.host, descriptor, writer, self.progress)
-            await self.persist(download.once, descriptor)
-            self.progress(standing("Verifying Checksum", digest.short))
-            await asyncio.to_thread(writer.commit)
+        try:
+            if not await self.download(descriptor):  # what an earlier try left was damaged, and is gone
+                await self.download(descriptor)
+        except Conflict:  # another pull has brought it meanwhile
+            pass
+        except NotFound as cause:
+            if descriptor.urls:
+                raise NotFound(
+                    cause.what, detail="a foreign layer, whose URLs are not followed", hint=cause.hint
+                ) from cause
+            raise
         self.progress(standing("Download complete", digest.short))
+
+    async def download(self, descriptor: Descriptor) -> bool:
+        """False: the bytes that were there before this try make it wrong."""
+        resumed = False
+        try:
+            async with self.sink.download(descriptor) as writer:
+                resumed = writer.written > 0
+                download = _Download(self.host, descriptor, writer, self.progress)
+                if writer.written < descriptor.size:
+                    await self.persist(download.once, descriptor)
+                self.progress(standing("Verifying Checksum", descriptor.blob.short))
+                await asyncio.to_thread(writer.commit)
+        except InvalidArgument:
+            if resumed:
+                return False
+            raise
+        return True
 
 
 @dataclass(slots=True)
@@ -313,27 +358,44 @@ class _Download:
     descriptor: Descriptor
     writer: BlobWriter
     progress: Progress
-    done: int = 0
 
     async def once(self) -> None:
-        headers = {"Range": f"bytes={self.done}-"} if self.done else {}
-        async with self.host.get(f"blobs/{self.descriptor.digest}", headers) as answer:
-            skip = self.done if answer.status == 200 else 0  # the server may not know ranges
-            try:
-                async for chunk in answer.content.iter_chunked(CHUNK):
-                    fresh = chunk[skip:]
-                    skip -= len(chunk) - len(fresh)
-                    await self.take(fresh)
-            except (TimeoutError, aiohttp.ClientError, OSError) as cause:
-                raise RetryError(str(cause) or type(cause).__name__) from cause
-        if self.done < self.descriptor.size:
-            raise RetryError(f"the connection ended after {self.done} of {self.descriptor.size} bytes")
+        before = self.writer.written
+        headers = {"Range": f"bytes={before}-"} if before else {}
+        try:
+            tail = f"blobs/{self.descriptor.digest}"
+            async with self.host.request("GET", tail, headers, good=FOUND | {416}) as answer:
+                await self.body(answer, before)
+        except (TimeoutError, aiohttp.ClientError, OSError) as cause:
+            reason = str(cause) or type(cause).__name__
+            raise RetryError(reason, progressed=self.writer.written >= before + PROGRESS) from cause
+        if self.writer.written < self.descriptor.size:
+            raise RetryError(
+                f"the connection ended after {self.writer.written} of {self.descriptor.size} bytes",
+                progressed=self.writer.written >= before + PROGRESS,
+            )
+
+    async def body(self, answer: aiohttp.ClientResponse, start: int) -> None:
+        skip = start if answer.status == 200 else 0  # the server may not know ranges
+        content_range = answer.headers.get("Content-Range", "")
+        if answer.status == 416 or (answer.status == 206 and not content_range.startswith(f"bytes {start}-")):
+            raise InvalidArgument(
+                "the registry does not send the range it was asked for",
+                detail=f"bytes {start}- of {self.descriptor.digest}: {answer.status} {content_range[:100]}",
+            )
+        pace = Pace(self.host.patience)
+        async for chunk in answer.content.iter_chunked(CHUNK):
+            pace.took(len(chunk))
+            fresh = chunk[skip:]
+            skip -= len(chunk) - len(fresh)
+            await self.take(fresh)
 
     async def take(self, data: bytes) -> None:
-        if self.done + len(data) > self.descriptor.size:
+        if self.writer.written + len(data) > self.descriptor.size:
             raise InvalidArgument(
                 "the registry sends more than the manifest says", detail=f"blob {self.descriptor.digest}"
             )
         await asyncio.to_thread(self.writer.write, data)  # hashing a megabyte takes a millisecond
-        self.done += len(data)
-        self.progress(moving("Downloading", self.descriptor.blob.short, self.done, self.descriptor.size))
+        self.progress(
+            moving("Downloading", self.descriptor.blob.short, self.writer.written, self.descriptor.size)
+        )

@@ -1,11 +1,54 @@
-"""Which registries may be spoken to without TLS, and which stand in for Docker Hub. Pure, no client needed."""
+"""Where a registry's images are asked for: the registry itself, mirrors, TLS or not, trusted or not. Pure.
+
+The rules are dockerd's (--insecure-registry, --registry-mirror) and, per registry, those of a hosts.toml as
+containerd reads it: see `hosts_toml`.
+"""
 
 import ipaddress
+import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from longshore.errors import InvalidArgument
+from longshore.oci.reference import DEFAULT_DOMAIN
+
+HUB = "registry-1.docker.io"  # Docker Hub's API lives under another name than its references
+PULL, RESOLVE, PUSH = "pull", "resolve", "push"
+EVERYTHING = frozenset({PULL, RESOLVE, PUSH})
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How a host proves who it is, and how we do. Paths of PEM files."""
+
+    ca: tuple[str, ...] = ()  # besides the system's
+    client: tuple[tuple[str, str], ...] = ()  # certificate, and key ("": in the same file)
+    skip_verify: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One host that may answer for a registry."""
+
+    host: str  # with its port
+    schemes: tuple[str, ...] = ("https",)  # in the order they are tried
+    root: str = "/v2"  # of the API's paths
+    capabilities: frozenset[str] = EVERYTHING
+    tls: Tls = Tls()
+    headers: tuple[tuple[str, str], ...] = ()  # sent to this host only
+    rewrites: tuple[tuple[str, str], ...] = ()  # of repository names: pattern and replacement with \1
+    namespace: str = ""  # the registry that this host stands in for, sent as ?ns=
+    is_mirror: bool = False  # gets no credentials, and fewer attempts: the registry itself is waiting
+    dial_timeout: float = 15.0  # seconds
+
+    def repository(self, path: str) -> str:
+        """The name of a repository on this host: the first pattern that fits decides."""
+        for pattern, replacement in self.rewrites:
+            renamed, count = re.subn(pattern, replacement, path)
+            if count:
+                return renamed
+        return path
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,16 +59,49 @@ class Mirror:
     host: str  # with its port
     prefix: str = ""  # of the path before /v2/
 
+    def endpoint(self) -> Endpoint:
+        return Endpoint(self.host, (self.scheme,), f"{self.prefix}/v2", is_mirror=True)
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryRules:
+    """What the daemon's flags say about registries."""
+
+    insecure: tuple[str, ...] = ()  # hosts with or without port, or networks (CIDR)
+    mirrors: tuple[Mirror, ...] = ()
+    config_path: tuple[str, ...] = ()  # folders like /etc/longshore/certs.d
+    hub: str = field(default=HUB)
+
+    def endpoints(self, domain: str) -> list[Endpoint]:
+        """Without hosts.toml: the mirrors of Docker Hub, then the registry itself."""
+        mirrors = [mirror.endpoint() for mirror in self.mirrors] if domain == DEFAULT_DOMAIN else []
+        return [*mirrors, self.own(domain)]
+
+    def own(self, domain: str, tls: Tls = Tls()) -> Endpoint:
+        """The registry itself. An insecure one may have any certificate, or speak plain HTTP."""
+        host = self.hub if domain in (DEFAULT_DOMAIN, HUB) else domain
+        if may_be_plain(domain, self.insecure):
+            return Endpoint(host, ("https", "http"), tls=Tls(tls.ca, tls.client, skip_verify=True))
+        return Endpoint(host, tls=tls)
+
 
 def may_be_plain(domain: str, insecure: Collection[str]) -> bool:
-    """Loopback and what the settings name, with or without the port."""
+    """Loopback and what the settings name, with or without the port; a network means the addresses in it."""
     name = domain.rpartition(":")[0] if ":" in domain.rpartition("]")[2] else domain
     if domain in insecure or name in insecure or name == "localhost":
         return True
     try:
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
+        address = ipaddress.ip_address(name.strip("[]"))
     except ValueError:
         return False
+    return address.is_loopback or any(address in network for network in map(_network, insecure) if network)
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    try:
+        return ipaddress.ip_network(text, strict=False) if "/" in text else None
+    except ValueError:
+        return None
 
 
 def parse_mirror(text: str, insecure: Collection[str]) -> Mirror:

@@ -1,113 +1,152 @@
 """Requests to one registry: scheme, tokens, redirects and retries. Credentials go to the host they were meant for."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from typing import TypeVar
-from urllib.parse import urlencode
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import aiohttp
 import msgspec
+from multidict import CIMultiDict
 from yarl import URL
 
 from longshore.errors import InvalidArgument, NotFound, Unauthorized, Unavailable, Unsupported
 from longshore.oci.reference import Reference
+from longshore.registry import tls
 from longshore.registry.auth import Challenge, Credentials, parse_challenge
+from longshore.registry.hosts import Endpoint
+from longshore.registry.patience import Patience, RetryError, retry_after
+from longshore.registry.tokens import MAX_TOKEN, parse_token, plan_token_request
 
-T = TypeVar("T")
-
-ATTEMPTS = 5
-MAX_WAIT = 30.0  # seconds; a Retry-After beyond it is cut
 MAX_REDIRECTS = 5
-MAX_TOKEN = 1 << 20
 RETRIED = frozenset({408, 429, 500, 502, 503, 504})
+FOUND = frozenset({200, 206})
 
-
-class RetryError(Exception):
-    """This attempt failed in a way that may pass."""
-
-    def __init__(self, reason: str, after: float = 0.0, *, final: bool = False) -> None:
-        super().__init__(reason)
-        self.after, self.final = after, final
-
-
-class _TokenReply(msgspec.Struct):
-    token: str = ""
-    access_token: str = ""
+Body = Callable[[], bytes | AsyncIterable[bytes]]
+"""Makes the body of a request; a request that is sent again, with a token, asks for it again."""
 
 
 class RegistryHost:
-    """Requests to one registry: scheme, tokens, redirects and retries."""
+    """Requests to one registry."""
 
     def __init__(
         self,
         session: aiohttp.ClientSession,
-        reference: Reference | None,
-        name: str,
-        schemes: list[str],
+        endpoint: Endpoint,
+        reference: Reference | None = None,
         auth: Credentials | None = None,
         *,
-        prefix: str = "",
+        patience: Patience | None = None,
+        verb: str = "pull",
     ) -> None:
-        """`reference` None: nothing but the registry itself, /v2/. `prefix`: of a mirror's paths."""
-        self.name = name
-        self._session, self._auth = session, auth
-        self._subject = reference.familiar if reference else name
-        self._repository = reference.familiar_name if reference else name
-        self._path = f"{prefix}/v2/{reference.path}/" if reference else f"{prefix}/v2/"
-        self._schemes = schemes
+        """`reference` None: nothing but the registry itself, /v2/. A mirror's `auth` is not used.
+
+        Raises InvalidArgument for certificates that do not serve.
+        """
+        self.name = endpoint.host
+        self.endpoint = endpoint
+        self.patience = patience or Patience()
+        self._session, self._auth = session, None if endpoint.is_mirror else auth
+        self._subject = reference.familiar if reference else endpoint.host
+        self._repository = reference.familiar_name if reference else endpoint.host
+        self._path = f"{endpoint.root}/"
+        if reference:
+            self._path += f"{endpoint.repository(reference.path)}/"
+        self._verb = verb
+        self._schemes = list(endpoint.schemes)
+        self._tls = tls.context(endpoint.tls)
+        self._foreign_tls = tls.context(endpoint.tls, own=False)
         self._authorization = ""
         self._authorized = asyncio.Lock()
 
     def url(self, tail: str) -> URL:
-        return URL(f"{self._schemes[0]}://{self.name}{self._path}{tail}", encoded=True)
+        url = URL(f"{self._schemes[0]}://{self.name}{self._path}{tail}", encoded=True)
+        return url.update_query({"ns": self.endpoint.namespace}) if self.endpoint.namespace else url
+
+    def get(
+        self, tail: str, headers: Mapping[str, str] | None = None
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """An answer with 200 or 206. Raises EngineError for a final failure, RetryError for a passing one."""
+        return self.request("GET", tail, headers)
 
     @asynccontextmanager
-    async def get(
-        self, tail: str, headers: Mapping[str, str] | None = None
+    async def request(
+        self,
+        method: str,
+        target: str | URL,
+        headers: Mapping[str, str] | None = None,
+        body: Body | None = None,
+        *,
+        good: frozenset[int] = FOUND,
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
-        """An answer with 200 or 206. Raises EngineError for a final failure, RetryError for a passing one."""
+        """An answer with one of the `good` statuses. `target`: below the repository, or a Location it gave.
+
+        Raises EngineError for a final failure, RetryError for a passing one.
+        """
         for attempt in range(2):
             authorization = self._authorization
-            async with self._follow(tail, headers or {}, authorization) as answer:
+            async with self._follow(method, target, headers or {}, authorization, body) as answer:
                 if answer.status == 401 and attempt == 0:
                     challenge = answer.headers.get("WWW-Authenticate", "")
                     await self._authorize(parse_challenge(challenge), authorization)
                     continue
-                await self._judge(answer, tail)
+                if answer.status not in good:
+                    await self._refuse(answer, str(target))
                 yield answer
                 return
 
     @asynccontextmanager
     async def _follow(
-        self, tail: str, headers: Mapping[str, str], authorization: str
+        self,
+        method: str,
+        target: str | URL,
+        headers: Mapping[str, str],
+        authorization: str,
+        body: Body | None,
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
-        """Redirects by hand: the Authorization header stays behind when the host changes."""
-        answer = await self._first(tail, headers, authorization)
+        """Redirects by hand: what is secret stays behind when the host changes."""
+        answer = await self._first(method, target, headers, authorization, body)
         try:
             for _ in range(MAX_REDIRECTS):
-                if answer.status not in (301, 302, 303, 307, 308):
+                if answer.status not in (301, 302, 303, 307, 308) or (
+                    method not in ("GET", "HEAD") and answer.status not in (307, 308)
+                ):
                     break
-                target = answer.url.join(URL(answer.headers.get("Location", "")))
-                if target.scheme not in ("https", self._schemes[0]):
-                    raise InvalidArgument(
-                        "the registry redirects to an insecure address", detail=str(target.origin())
-                    )
-                kept = authorization if target.origin() == answer.url.origin() else ""
+                url = self._redirected(answer)
+                kept = authorization if url.origin() == answer.url.origin() else ""
                 answer.release()
-                answer = await self._send(target, headers, kept)
+                answer = await self._send(method, url, headers, kept, body)
                 authorization = kept
             yield answer
         finally:
             answer.release()
 
+    def _redirected(self, answer: aiohttp.ClientResponse) -> URL:
+        try:
+            url = answer.url.join(URL(answer.headers.get("Location", ""), encoded=True))
+            secure = url.scheme == "https" or (url.scheme == "http" and self._schemes[0] == "http")
+            host = url.host
+        except ValueError as cause:
+            raise InvalidArgument(f"{self.name} redirects to nonsense", detail=str(cause)) from cause
+        if not secure or not host:
+            raise InvalidArgument(
+                "the registry redirects to an insecure address", detail=f"{url.scheme}://{host}"
+            )
+        return url
+
     async def _first(
-        self, tail: str, headers: Mapping[str, str], authorization: str
+        self,
+        method: str,
+        target: str | URL,
+        headers: Mapping[str, str],
+        authorization: str,
+        body: Body | None,
     ) -> aiohttp.ClientResponse:
         """The first request settles the scheme: TLS unless a permitted plain host does not speak it."""
         while True:
+            url = self.url(target) if isinstance(target, str) else target
+            sent = authorization if url.origin() == self.url("").origin() else ""
             try:
-                answer = await self._send(self.url(tail), headers, authorization)
+                answer = await self._send(method, url, headers, sent, body)
                 del self._schemes[1:]
                 return answer
             except RetryError:
@@ -115,19 +154,42 @@ class RegistryHost:
                     raise
                 self._schemes.pop(0)
 
-    async def _send(self, url: URL, headers: Mapping[str, str], authorization: str) -> aiohttp.ClientResponse:
-        sent = {**headers, "Authorization": authorization} if authorization else dict(headers)
+    async def _send(
+        self,
+        method: str,
+        url: URL,
+        headers: Mapping[str, str],
+        authorization: str,
+        body: Body | None = None,
+    ) -> aiohttp.ClientResponse:
+        ours = url.host == self.url("").host
+        mine = url.origin() == self.url("").origin()
+        sent = CIMultiDict(self.endpoint.headers if mine else ())
+        sent.update(headers)
+        if authorization:
+            sent["Authorization"] = authorization
         try:
-            return await self._session.get(url, headers=sent, allow_redirects=False)
-        except (TimeoutError, aiohttp.ClientError, OSError) as cause:
+            return await self._session.request(
+                method,
+                url,
+                headers=sent,
+                data=body() if body else None,
+                allow_redirects=False,
+                ssl=self._tls if ours else self._foreign_tls,
+                timeout=self._timeout(),
+            )
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as cause:
             # Nobody there, or no such name: waiting would only make the user wait.
             final = isinstance(cause, aiohttp.ClientConnectorError)
             raise RetryError(str(cause) or type(cause).__name__, final=final) from cause
 
-    async def _judge(self, answer: aiohttp.ClientResponse, tail: str) -> None:
-        if answer.status in (200, 206):
-            return
-        detail = await registry_message(answer)
+    def _timeout(self) -> aiohttp.ClientTimeout:
+        return aiohttp.ClientTimeout(
+            total=None, sock_connect=self.endpoint.dial_timeout, sock_read=self.patience.silence
+        )
+
+    async def _refuse(self, answer: aiohttp.ClientResponse, tail: str) -> None:
+        detail = await registry_message(answer, self.patience)
         if answer.status in RETRIED:
             raise RetryError(
                 f"{answer.status} {detail}".strip(), retry_after(answer.headers.get("Retry-After", ""))
@@ -137,7 +199,7 @@ class RegistryHost:
             raise NotFound(f"{what} for {self._subject} not found", detail=detail)
         if answer.status in (401, 403):
             raise Unauthorized(
-                f"pull access denied for {self._repository}",
+                f"{self._verb} access denied for {self._repository}",
                 detail=f"repository does not exist or may require 'docker login': {detail}",
             )
         raise Unavailable(f"the registry {self.name} answers {answer.status} to {tail}", detail=detail)
@@ -148,7 +210,7 @@ class RegistryHost:
             if self._authorization != used:
                 return
             if challenge.scheme == "basic":
-                if self._auth is None:
+                if self._auth is None or not self._auth.username:
                     raise Unauthorized(
                         f"the registry {self.name} wants a login", hint=f"docker login {self.name}"
                     )
@@ -161,52 +223,30 @@ class RegistryHost:
     async def _token(self, parameters: dict[str, str]) -> str:
         if self._auth and self._auth.registry_token:
             return self._auth.registry_token
-        realm = URL(parameters.get("realm", ""))
+        try:
+            realm = URL(parameters.get("realm", ""))
+        except ValueError as cause:
+            raise InvalidArgument(f"{self.name} names no token service", detail=str(cause)) from cause
         # A token service may be another host (Docker Hub's is), but the password travels under TLS only.
-        if realm.scheme != "https" and self._schemes[0] == "https":
+        if not realm.host or (realm.scheme != "https" and self._schemes[0] == "https"):
             raise InvalidArgument("the registry names an insecure token service", detail=str(realm))
-        query = {"service": parameters.get("service", ""), "scope": parameters.get("scope", "")}
-        url = URL(f"{realm}{'&' if realm.query_string else '?'}{urlencode(query)}", encoded=True)
-        authorization = self._auth.basic if self._auth and self._auth.username else ""
-        answer = await self._send(url, {}, authorization)
+        plan = plan_token_request(realm, parameters, self._auth)
+        headers = {"Content-Type": "application/x-www-form-urlencoded"} if plan.body else {}
+        body = (lambda: plan.body) if plan.body else None
+        answer = await self._send(plan.method, plan.url, headers, plan.authorization, body)
         async with answer:
-            if answer.status in (401, 403):
-                raise Unauthorized(
-                    f"the token service of {self.name} refuses the login", hint="docker login again"
+            if answer.status in RETRIED:
+                raise RetryError(
+                    f"the token service of {self.name} answers {answer.status}",
+                    retry_after(answer.headers.get("Retry-After", "")),
                 )
             if answer.status != 200:
-                raise RetryError(f"the token service of {self.name} answers {answer.status}")
-            data = await answer.content.read(MAX_TOKEN)
-        try:
-            reply = msgspec.json.decode(data, type=_TokenReply)
-        except (msgspec.MsgspecError, RecursionError) as cause:
-            raise InvalidArgument(
-                f"the token service of {self.name} sent nonsense", detail=str(cause)
-            ) from cause
-        return reply.token or reply.access_token
-
-
-async def persist(once: Callable[[], Awaitable[T]], what: str, attempts: int) -> T:
-    """Try until it works: 0.5 s doubling, or what Retry-After asks for. Raises Unavailable in the end."""
-    wait = 0.5
-    for attempt in range(1, attempts + 1):
-        try:
-            return await once()
-        except RetryError as failure:
-            if attempt == attempts or failure.final:
-                raise Unavailable(
-                    f"failed to fetch {what}",
-                    detail=str(failure),
-                    hint="check the name, the network and the registry, then pull again",
-                ) from failure
-            await asyncio.sleep(min(max(wait, failure.after), MAX_WAIT))
-            wait *= 2
-    raise AssertionError("unreachable")
-
-
-def retry_after(text: str) -> float:
-    """Seconds; the form with a date is rare and counts as no wish (RFC 9110, section 10.2.3)."""
-    return float(text) if text.isdigit() else 0.0
+                raise Unauthorized(
+                    f"the token service of {self.name} refuses the login",
+                    detail=f"it answers {answer.status}",
+                    hint="docker login again",
+                )
+            return parse_token(await read_all(answer, MAX_TOKEN, self.patience), self.name)
 
 
 class _ErrorItem(msgspec.Struct):
@@ -218,23 +258,34 @@ class _ErrorReply(msgspec.Struct):
     errors: list[_ErrorItem] = []
 
 
-async def registry_message(answer: aiohttp.ClientResponse) -> str:
+async def registry_message(answer: aiohttp.ClientResponse, patience: Patience) -> str:
     """The registry's own words, cut: they come from outside."""
     try:
-        data = await answer.content.read(16 << 10)
+        async with asyncio.timeout(patience.document):
+            data = await answer.content.read(16 << 10)
         errors = msgspec.json.decode(data, type=_ErrorReply).errors
-    except (TimeoutError, aiohttp.ClientError, OSError, msgspec.MsgspecError, RecursionError):
+    except (
+        TimeoutError,
+        aiohttp.ClientError,
+        OSError,
+        msgspec.MsgspecError,
+        RecursionError,
+        UnicodeDecodeError,
+    ):
         return ""
-    return "; ".join(filter(None, (error.message or error.code for error in errors)))[:300]
+    words = "; ".join(filter(None, (error.message or error.code for error in errors)))[:300]
+    return "".join(character if character.isprintable() else " " for character in words)
 
 
-async def read_all(answer: aiohttp.ClientResponse, limit: int) -> bytes:
+async def read_all(answer: aiohttp.ClientResponse, limit: int, patience: Patience) -> bytes:
+    """A whole document. Raises InvalidArgument beyond `limit`, RetryError when it does not come in time."""
     data = bytearray()
     try:
-        async for chunk in answer.content.iter_chunked(64 << 10):
-            data += chunk
-            if len(data) > limit:
-                raise InvalidArgument("the registry sends more than it may", detail=f"over {limit} bytes")
+        async with asyncio.timeout(patience.document):
+            async for chunk in answer.content.iter_chunked(64 << 10):
+                data += chunk
+                if len(data) > limit:
+                    raise InvalidArgument("the registry sends more than it may", detail=f"over {limit} bytes")
     except (TimeoutError, aiohttp.ClientError, OSError) as cause:
         raise RetryError(str(cause) or type(cause).__name__) from cause
     return bytes(data)

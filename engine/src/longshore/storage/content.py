@@ -1,145 +1,102 @@
-"""The content store: blobs by sha256 under `<root>/blobs/sha256/<hex>`, half-written ones in `<root>/ingest`.
+"""The content store: blobs by digest.
 
-A blob appears by rename after its bytes were hashed, compared and fsynced, so what has a name is complete and
-true. All calls block on the disk: run them in a thread. Safe for use by several threads of one process.
+    <root>/blobs/<algorithm>/<hex>     complete and true: a blob appears by rename after its bytes were hashed,
+                                       compared and fsynced
+    <root>/ingest/<random>             being written; gone when the store opens
+    <root>/partial/<algorithm>-<hex>   half a download, for the next try; gone after a day
+    <root>/holds/<algorithm>-<hex>     a promise to keep a blob, see leases.Holds
+
+All calls block on the disk: run them in a thread. Safe for use by several threads of one process.
 """
 
-import errno
 import hashlib
 import os
 import secrets
 import time
-from collections.abc import Callable, Generator, Iterable
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
-from longshore.errors import InvalidArgument, NotFound, OutOfSpace, Unsupported
-from longshore.oci.digest import Digest, parse_digest, sha256_of
-from longshore.storage.leases import HOLD_SECONDS, Leases
+from longshore.errors import Conflict, InvalidArgument, NotFound
+from longshore.oci.digest import ALGORITHMS, Digest, sha256_of
+from longshore.storage.blob_writer import BlobWriter, space_errors
+from longshore.storage.leases import (
+    HOLD_SECONDS,
+    RESUME_SECONDS,
+    Hold,
+    Holds,
+    Leases,
+    digest_of,
+    file_name,
+)
+
+__all__ = ["BlobWriter", "ContentStore", "space_errors"]
 
 _BLOCK = 1 << 20
-
-
-@contextmanager
-def space_errors(where: Path | str) -> Generator[None, None, None]:
-    """Turn ENOSPC and EDQUOT into OutOfSpace with Docker's words."""
-    try:
-        yield
-    except OSError as cause:
-        if cause.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise OutOfSpace(
-            "no space left on device", detail=str(where), hint="free space or prune images"
-        ) from cause
-
-
-class BlobWriter:
-    """One blob on its way in: write, then `commit()`. Leaving the `with` block without commit removes it."""
-
-    def __init__(self, store: "ContentStore", expected: Digest | None, size: int | None) -> None:
-        self._store = store
-        self._expected = expected
-        self._size = size
-        self._hash = hashlib.sha256()
-        self._path = store.ingest / secrets.token_hex(16)
-        self._done = False
-        self.written = 0
-        with space_errors(store.root):
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-
-    def fileno(self) -> int:
-        """The file, for a worker process that writes it for us; then finish with `commit_foreign()`."""
-        return self._fd
-
-    def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Append. Raises OutOfSpace, and InvalidArgument once it is more than announced."""
-        view = memoryview(data)
-        total = self.written + len(view)
-        if self._size is not None and total > self._size:
-            raise InvalidArgument("blob is larger than announced", detail=f"more than {self._size} bytes")
-        self._hash.update(view)
-        with space_errors(self._store.root):
-            while view:
-                view = view[os.write(self._fd, view) :]
-        self.written = total
-        return len(data)
-
-    def commit(self) -> Digest:
-        """Verify and publish; a blob that is there already is fine. Raises InvalidArgument on a mismatch."""
-        actual = Digest("sha256", self._hash.hexdigest())
-        if self._size is not None and self.written != self._size:
-            raise InvalidArgument("blob is incomplete", detail=f"{self.written} of {self._size} bytes")
-        if self._expected is not None and self._expected != actual:
-            raise InvalidArgument(
-                "content does not match its digest", detail=f"wanted {self._expected}, got {actual}"
-            )
-        with space_errors(self._store.root):
-            os.fsync(self._fd)
-            self._store.publish(self._path, actual)
-        self._done = True
-        return actual
-
-    def commit_foreign(self) -> Digest:
-        """Like `commit`, for bytes that another process wrote to `fileno()`: reads and hashes them here."""
-        self._hash = hashlib.sha256()
-        self.written = 0
-        while block := os.pread(self._fd, _BLOCK, self.written):
-            self._hash.update(block)
-            self.written += len(block)
-        return self.commit()
-
-    def abort(self) -> None:
-        """Remove what was written. Twice is fine."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-        if not self._done:
-            self._path.unlink(missing_ok=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.abort()
 
 
 class ContentStore:
     """See the module. One process owns a root; what a crash left in `ingest` is removed when it opens."""
 
-    def __init__(self, root: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, root: Path, clock: Callable[[], float] = time.time) -> None:
         self.root = root
         self.ingest = root / "ingest"
-        self._blobs = root / "blobs" / "sha256"
-        self._leases = Leases(clock)
-        for directory in (root, self.ingest, self._blobs):
+        self.partial = root / "partial"
+        self._blobs = {name: root / "blobs" / name for name in ALGORITHMS}
+        self._clock = clock
+        for directory in (root, self.ingest, self.partial, *self._blobs.values()):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._leases = Leases()
+        self._holds = Holds(root / "holds", clock)
+        self._coming: set[Digest] = set()
         for leftover in self.ingest.iterdir():
             leftover.unlink()
+        self.sweep_partials()
+
+    # Coming in
 
     def writer(self, expected: Digest | None = None, size: int | None = None) -> BlobWriter:
         """A context manager to write one blob, whose digest and size are checked where they are given."""
-        if expected is not None:
-            self.path(expected)
-        return BlobWriter(self, expected, size)
+        return BlobWriter(self.ingest / secrets.token_hex(16), self.publish, expected, size)
+
+    def resume(self, expected: Digest, size: int, reason: str = "") -> BlobWriter:
+        """Like `writer`, going on where an earlier try was interrupted; `written` says how much is there.
+
+        The finished blob is held for a day: if its image does not come, the next try finds it. `reason` says
+        for whom. Raises Conflict while another writer has this blob.
+        """
+        path = self.partial / file_name(expected)
+        with self._leases.lock:
+            if expected in self._coming:
+                raise Conflict("the blob is being written already", detail=str(expected))
+            self._coming.add(expected)
+        try:
+            return _Resumed(self, path, expected, size, reason)
+        except BaseException:
+            self.settled(expected)
+            raise
+
+    def settled(self, digest: Digest) -> None:
+        """For the writers that `resume` gives: another one may come."""
+        with self._leases.lock:
+            self._coming.discard(digest)
 
     def put(self, data: bytes, expected: Digest | None = None) -> Digest:
-        """Store small content; nothing is written when it is there already."""
-        digest = sha256_of(data)
-        if self.has(digest) and expected in (None, digest):
+        """Store small content; nothing is written when it is there already. Without `expected` by its sha256."""
+        digest = expected or sha256_of(data)
+        if self.has(digest) and hashlib.new(digest.algorithm, data).hexdigest() == digest.hex:
             return digest
-        with self.writer(expected, len(data)) as writer:
+        with self.writer(digest, len(data)) as writer:
             writer.write(data)
             return writer.commit()
 
     def publish(self, temporary: Path, digest: Digest) -> None:
-        """Give a finished file in `ingest` its name. For `BlobWriter`, which has verified it."""
+        """Give a finished file its name. For `BlobWriter`, which has verified it."""
         target = self.path(digest)
         with self._leases.lock:
-            self._leases.touch(digest, hold=True)
+            if not self._leases.touch(digest):
+                self._holds.hold(digest, HOLD_SECONDS, "just written")
             temporary.rename(target)
         directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -147,11 +104,11 @@ class ContentStore:
         finally:
             os.close(directory)
 
+    # Looking
+
     def path(self, digest: Digest) -> Path:
-        """Where the blob is or would be. Raises Unsupported for digests other than sha256."""
-        if digest.algorithm != "sha256":
-            raise Unsupported("unsupported digest algorithm", detail=digest.algorithm, hint="use sha256")
-        return self._blobs / digest.hex
+        """Where the blob is or would be."""
+        return self._blobs[digest.algorithm] / digest.hex
 
     def has(self, digest: Digest) -> bool:
         """Whether the blob is there; if so, every open lease keeps it from now on."""
@@ -183,27 +140,67 @@ class ContentStore:
         except FileNotFoundError as cause:
             raise NotFound("no such blob", detail=str(digest)) from cause
 
-    def delete(self, digest: Digest) -> None:
-        """Forget a blob, whoever uses it. Twice is fine."""
-        self.path(digest).unlink(missing_ok=True)
+    def is_true(self, digest: Digest) -> bool:
+        """Read all of a blob and compare. Raises NotFound."""
+        hashed = hashlib.new(digest.algorithm)
+        with self.open(digest) as file:
+            while block := file.read(_BLOCK):
+                hashed.update(block)
+        return hashed.hexdigest() == digest.hex
 
     def list(self) -> list[Digest]:
-        return [parse_digest(f"sha256:{name}") for name in sorted(e.name for e in self._blobs.iterdir())]
+        return [
+            Digest(algorithm, name)
+            for algorithm, folder in self._blobs.items()
+            for name in sorted(e.name for e in folder.iterdir())
+        ]
 
-    def lease(self) -> AbstractContextManager[set[Digest]]:
+    def partials(self) -> dict[Digest, int]:
+        """Halves of downloads and their sizes, those that grow now included."""
+        found: dict[Digest, int] = {}
+        for path in sorted(self.partial.iterdir()):
+            try:
+                found[digest_of(path.name)] = path.stat().st_size
+            except (InvalidArgument, FileNotFoundError):
+                continue
+        return found
+
+    # Keeping and forgetting
+
+    def lease(self, reason: str = "") -> AbstractContextManager[set[Digest]]:
         """While open, what is written, or found by `has`, is not collected. Yields the growing set."""
-        return self._leases.open()
+        return self._leases.open(reason)
 
-    def hold(self, digest: Digest, seconds: float = HOLD_SECONDS) -> None:
+    def hold(self, digest: Digest, seconds: float = HOLD_SECONDS, reason: str = "sent blob by blob") -> None:
         """Keep a blob for a while though no image uses it yet: its image follows in another request.
 
-        What is written outside any lease is held by itself.
+        What is written outside any lease is held by itself. A restart of the daemon does not end it.
         """
-        self._leases.hold(digest, seconds)
+        with self._leases.lock:
+            self._holds.hold(digest, seconds, reason)
 
     def release(self, digests: Iterable[Digest]) -> None:
         """End holds: an image owns these blobs now, or nobody wants them."""
-        self._leases.release(digests)
+        with self._leases.lock:
+            self._holds.release(digests)
+
+    def holds(self) -> dict[Digest, Hold]:
+        with self._leases.lock:
+            return self._holds.all()
+
+    def reasons(self, digest: Digest) -> "list[str]":
+        """What keeps a blob besides images: running operations and holds, for people."""
+        with self._leases.lock:
+            hold = self._holds.get(digest)
+            return self._leases.reasons(digest) + ([hold.reason] if hold else [])
+
+    def keeps(self, digest: Digest) -> bool:
+        with self._leases.lock:
+            return self._leases.keeps(digest) or self._holds.get(digest) is not None
+
+    def delete(self, digest: Digest) -> None:
+        """Forget a blob, whoever uses it. Twice is fine."""
+        self.path(digest).unlink(missing_ok=True)
 
     def sweep(self, is_used: Callable[[Digest], bool]) -> dict[Digest, int]:
         """Delete every blob that is neither leased nor held nor used; returns what went and its size.
@@ -213,7 +210,7 @@ class ContentStore:
         gone: dict[Digest, int] = {}
         for digest in self.list():
             with self._leases.lock:
-                if self._leases.keeps(digest) or is_used(digest):
+                if self.keeps(digest) or is_used(digest):
                     continue
                 path = self.path(digest)
                 try:
@@ -223,3 +220,48 @@ class ContentStore:
                     continue
                 gone[digest] = size
         return gone
+
+    def forget_partials(self, digests: Iterable[Digest]) -> None:
+        """Delete halves of downloads that do not grow now. Twice is fine."""
+        for digest in digests:
+            with self._leases.lock:
+                if digest not in self._coming:
+                    (self.partial / file_name(digest)).unlink(missing_ok=True)
+
+    def sweep_partials(self, *, all: bool = False) -> int:
+        """Delete halves of downloads that nobody resumed for a day, or all that do not grow now; bytes freed."""
+        freed = 0
+        oldest = self._clock() - RESUME_SECONDS
+        for path in self.partial.iterdir():
+            try:
+                digest = digest_of(path.name)
+            except InvalidArgument:
+                digest = None
+            with self._leases.lock:
+                if digest in self._coming:
+                    continue
+                try:
+                    status = path.stat()
+                    if all or digest is None or status.st_mtime < oldest:
+                        path.unlink()
+                        freed += status.st_size
+                except FileNotFoundError:
+                    continue
+        return freed
+
+
+class _Resumed(BlobWriter):
+    """Holds what it publishes, and lets the next writer in when it ends."""
+
+    def __init__(self, store: ContentStore, path: Path, expected: Digest, size: int, reason: str) -> None:
+        self._store, self._digest, self._reason = store, expected, reason
+        super().__init__(path, self._publish_held, expected, size, resumable=True)
+
+    def _publish_held(self, temporary: Path, digest: Digest) -> None:
+        self._store.hold(digest, RESUME_SECONDS, self._reason or "an interrupted download")
+        self._store.publish(temporary, digest)
+
+    def abort(self, *, keep: bool = False) -> None:
+        """See BlobWriter."""
+        super().abort(keep=keep)
+        self._store.settled(self._digest)

@@ -6,22 +6,27 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from longshore.errors import Internal, InvalidArgument, OutOfSpace
+from longshore.errors import Internal, InvalidArgument, OutOfSpace, Unavailable
 
 # -I and -S: no site, no user directories, no environment; the path is ours, so that the worker finds exactly
 # the modules this process has
 _BOOT = "import sys; sys.path[:] = {path!r}; from longshore.storage.worker import main; main()"
 
 
-def run_worker(directory: Path, blob: int, task: str, *parameters: object) -> list[str]:
+def run_worker(
+    directory: Path, blob: int, task: str, *parameters: object, pulse: int | None = None
+) -> list[str]:
     """Run one worker to its end; returns what the task results in.
 
-    Blocks. Raises InvalidArgument, OutOfSpace or Internal.
+    `pulse`: the blob still grows, see blob_writer.Follower. Blocks. Raises InvalidArgument, OutOfSpace, Internal,
+    and Unavailable when the rest of a growing blob never came.
     """
     boot = _BOOT.format(path=_import_path())
     command = [sys.executable, "-I", "-S", "-c", boot, task, str(directory), str(blob), *map(str, parameters)]
+    fds = (blob,) if pulse is None else (blob, pulse)
+    command += map(str, fds[1:])
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, pass_fds=(blob,), env={}, check=False
+        command, stdin=subprocess.DEVNULL, capture_output=True, pass_fds=fds, env={}, check=False
     )
     kind, *result = done.stdout.decode("utf-8", "replace").split("\0")
     match kind:
@@ -33,6 +38,8 @@ def run_worker(directory: Path, blob: int, task: str, *parameters: object) -> li
             raise OutOfSpace(
                 "no space left on device", detail=str(directory.parent), hint="free space or prune images"
             )
+        case "abandoned":
+            raise Unavailable("the rest of the layer did not come")
         case "system":
             raise Internal(f"cannot {task} the layer", detail="".join(result))
         case _:

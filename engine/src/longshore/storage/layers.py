@@ -21,8 +21,9 @@ import msgspec
 from longshore.errors import NotFound, OutOfSpace
 from longshore.oci.descriptor import OCI_LAYER_GZIP, Descriptor
 from longshore.oci.digest import Digest, parse_digest, sha256_of
+from longshore.storage.blob_writer import Follower, space_errors
 from longshore.storage.compression import LayerSink
-from longshore.storage.content import ContentStore, space_errors
+from longshore.storage.content import ContentStore
 from longshore.storage.jobs import run_worker
 from longshore.storage.leases import Leases
 from longshore.storage.trees import remove_tree
@@ -114,6 +115,22 @@ class LayerStore:
                 )
                 self._publish(directory, diff_id, entries=int(entries), size=int(size))
 
+    def unpack_growing(self, follower: Follower, packed: int, diff_id: Digest) -> None:
+        """Like `unpack`, for a blob of `packed` bytes that is still being written: ends after its writer's commit.
+
+        Waits as long as the writer does, so it belongs in a thread of its own. Twice, also at once, is fine.
+        Raises what `unpack` raises, and Unavailable when the writer gives up.
+        """
+        self._leases.touch(diff_id)
+        if self.has(diff_id):
+            return
+        with self._new_directory() as directory:
+            parameters = (diff_id, self._limits.entries, self._limits.max_size(packed))
+            entries, size = run_worker(directory, follower.blob, "unpack", *parameters, pulse=follower.pulse)
+            with self._exclusive(diff_id):  # not before: a slow download keeps nobody waiting
+                if not self.has(diff_id):
+                    self._publish(directory, diff_id, entries=int(entries), size=int(size))
+
     def commit_upper(self, upper: Path) -> tuple[Descriptor, Digest]:
         """Store an overlay's upper directory as a layer, packed and unpacked; `upper` is only read.
 
@@ -141,16 +158,24 @@ class LayerStore:
         self.unpack(digest, diff_id)
         return Descriptor(OCI_LAYER_GZIP, str(digest), size), diff_id
 
-    def lease(self) -> AbstractContextManager[set[Digest]]:
+    def lease(self, reason: str = "") -> AbstractContextManager[set[Digest]]:
         """While open, what is unpacked, or found unpacked by `unpack`, is not swept."""
-        return self._leases.open()
+        return self._leases.open(reason)
+
+    def keeps(self, diff_id: Digest) -> bool:
+        """Whether a running operation needs the layer."""
+        return diff_id == EMPTY_LAYER or self._leases.keeps(diff_id)
+
+    def reasons(self, diff_id: Digest) -> "list[str]":
+        """Which running operations keep it, for people."""
+        return self._leases.reasons(diff_id)
 
     def sweep(self, is_used: Callable[[Digest], bool]) -> dict[Digest, int]:
         """Delete every layer that is neither leased nor used; returns what went and its size."""
         gone: dict[Digest, int] = {}
         for diff_id in self.list():
             with self._exclusive(diff_id):
-                if diff_id == EMPTY_LAYER or self._leases.keeps(diff_id) or is_used(diff_id):
+                if self.keeps(diff_id) or is_used(diff_id) or not self.has(diff_id):
                     continue
                 gone[diff_id] = self.size(diff_id)
                 trash = self._retire(diff_id)

@@ -2,7 +2,7 @@
 
 Started by `longshore.storage.jobs` as `python -I -S` and imports only what is below, so it costs little. Before the first hostile byte is read it has the directory as its root in a mount namespace of its own, few
 capabilities, a memory limit, no descriptors but the blob's and an empty import path: a codec or module planted in a
-layer can neither be found nor run. It dies with the daemon.
+layer can neither be found nor run. A seccomp filter takes away what CAP_SYS_ADMIN would open. It dies with the daemon.
 """
 
 import errno
@@ -12,13 +12,15 @@ import resource
 import sys
 from typing import NoReturn
 
-from longshore.kernel import capabilities, mounts, namespaces, processes
+from longshore.kernel import capabilities, mounts, namespaces, processes, seccomp
 from longshore.storage.apply import Applier, LayerError
 from longshore.storage.compression import CompressionError, LayerSink, decompressed
+from longshore.storage.confinement import seccomp_filter
 from longshore.storage.pack import Packer
 from longshore.storage.tarstream import CHUNK, Source, TarError, TarReader
 
 _SIGKILL = 9  # importing signal would cost 5 ms
+COMPLETE = b"$"  # as in blob_writer, whose imports the worker does without
 MEMORY = 2 << 30  # address space; a zstd window and its buffers need about 400 MiB
 _KEPT = capabilities.mask(
     ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD", "CAP_SETFCAP", "CAP_SYS_ADMIN")
@@ -41,6 +43,8 @@ def confine(directory: str) -> int:
     processes.prctl(processes.PR_SET_NO_NEW_PRIVS, 1)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if program := seccomp_filter():
+        seccomp.load_filter(program)
     os.umask(0)
     sys.path.clear()
     sys.meta_path.clear()
@@ -60,13 +64,39 @@ class _File:
             view = view[os.write(self._fd, view) :]
 
 
+class AbandonedError(Exception):
+    """The rest of a growing blob will never come."""
+
+
+class _Growing:
+    """A blob that is still being written: waits for more, and ends where the writer says that it is whole.
+
+    The pipe is told of by blob_writer.Follower.
+    """
+
+    def __init__(self, blob: int, pulse: int) -> None:
+        self._blob, self._pulse = blob, pulse
+        self._complete = False
+
+    def read(self, size: int, /) -> bytes:
+        while True:
+            data = os.read(self._blob, size)
+            if data or self._complete:
+                return data
+            told = os.read(self._pulse, 1 << 16)
+            if not told:
+                raise AbandonedError
+            self._complete = told.endswith(COMPLETE)
+
+
 class VerifyingSource:
     """The plain tar: whatever is read from it has been hashed, and its end is reached only with the right digest."""
 
     def __init__(self, source: Source, expected: str) -> None:
         self._source = source
         self._expected = expected
-        self._hash = hashlib.sha256()
+        self._algorithm = expected.partition(":")[0]
+        self._hash = hashlib.new(self._algorithm)
 
     def read(self, size: int, /) -> bytes:
         data = self._source.read(size)
@@ -77,13 +107,16 @@ class VerifyingSource:
         """Read on to the end, which is beyond tar's end marker, and compare. Raises LayerError."""
         while self.read(CHUNK):
             pass
-        actual = f"sha256:{self._hash.hexdigest()}"
+        actual = f"{self._algorithm}:{self._hash.hexdigest()}"
         if actual != self._expected:
             raise LayerError(f"layer does not match its diff id: wanted {self._expected}, got {actual}")
 
 
-def unpack(root: int, blob: int, diff_id: str, max_entries: str, max_size: str) -> tuple[object, ...]:
-    source = VerifyingSource(decompressed(_File(blob)), diff_id)
+def unpack(
+    root: int, blob: int, diff_id: str, max_entries: str, max_size: str, pulse: str = ""
+) -> tuple[object, ...]:
+    packed = _Growing(blob, int(pulse)) if pulse else _File(blob)
+    source = VerifyingSource(decompressed(packed), diff_id)
     applier = Applier(root, max_entries=int(max_entries), max_size=int(max_size))
     applier.apply(TarReader(source))
     source.finish()
@@ -100,7 +133,7 @@ def main() -> NoReturn:
     """Do the one job that argv names: task, directory, descriptor of the blob, parameters of the task.
 
     Says how it went on standard output, fields separated by zero bytes: "ok" and the task's results, or
-    "invalid", "space" or "system" and the reason.
+    "invalid", "space" or "system" and the reason, or "abandoned".
     """
     _, task, directory, blob, *parameters = sys.argv
     try:
@@ -108,6 +141,8 @@ def main() -> NoReturn:
         result = ("ok", *(unpack if task == "unpack" else pack)(root, int(blob), *parameters))
     except (LayerError, TarError, CompressionError) as error:
         result = ("invalid", error)
+    except AbandonedError:
+        result = ("abandoned",)
     except MemoryError:
         result = ("invalid", f"layer needs more than {MEMORY} bytes of memory")
     except OSError as error:
