@@ -3,6 +3,7 @@
 The marker `flag` names the flags that a case covers; docs/reference/run-flags.md is made of it (tools/run_flags.py).
 """
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +130,41 @@ def test_refused(daemon: Any, args: str, words: str) -> None:
     done = daemon.docker("run", "--rm", "--pull", "never", *args.split(), "busybox", "true", check=False)
     assert done.code == 125, done
     assert words in done.err, done
+
+
+@pytest.mark.flag("--security-opt")
+def test_a_seccomp_profile_of_ones_own(daemon: Any, tmp_path: Path) -> None:
+    """Docker's schema: architectures, conditions, comparisons of arguments, numbers of errors."""
+
+    def refuse(names: str, number: int, **more: Any) -> dict[str, Any]:
+        return {"names": names.split(), "action": "SCMP_ACT_ERRNO", "errnoRet": number, **more}
+
+    def mode_at(index: int) -> dict[str, Any]:
+        return {"index": index, "value": 0o7777, "valueTwo": 0o777, "op": "SCMP_CMP_MASKED_EQ"}
+
+    profile = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "archMap": [{"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86"]}],
+        "syscalls": [
+            refuse("mkdir mkdirat", 28),
+            refuse("chmod", 71, args=[mode_at(1)]),
+            refuse("fchmodat fchmodat2", 71, args=[mode_at(2)]),
+            refuse("symlink symlinkat", 28, includes={"caps": ["CAP_SYS_ADMIN"]}),
+            refuse("link linkat", 28, excludes={"minKernel": "3.0"}),
+        ],
+    }
+    file = tmp_path / "profile.json"
+    file.write_text(json.dumps(profile))
+    script = "mkdir /x 2>&1; chmod 777 /tmp 2>&1; chmod 700 /tmp && echo chmod; ln -s a /a && ln /etc/passwd /p && echo linked"
+    done = daemon.docker("run", "--rm", "--security-opt", f"seccomp={file}", "busybox", "sh", "-c", script)
+    assert "No space left on device" in done.out
+    assert "Protocol error" in done.out
+    assert done.out.endswith("chmod\nlinked\n"), done
+    file.write_text(json.dumps({**profile, "defaultAction": "SCMP_ACT_DANCE"}))
+    refused = daemon.docker(
+        "run", "--rm", "--security-opt", f"seccomp={file}", "busybox", "true", check=False
+    )
+    assert "invalid seccomp profile: defaultAction 'SCMP_ACT_DANCE'" in refused.err
 
 
 @pytest.mark.flag("--annotation")

@@ -109,6 +109,9 @@ def test_real_time(daemon: Any) -> None:
         check=False,
     )
     assert done.out.startswith("500000\n2000\n"), done
+    name = daemon.docker("run", "-d", "busybox", "sleep", "60").out.strip()
+    daemon.docker("update", "--cpu-rt-runtime", "3000", name)
+    assert daemon.docker("exec", name, "cat", "/sys/fs/cgroup/cpu/cpu.rt_runtime_us").out == "3000\n"
 
 
 @pytest.mark.flag("--kernel-memory")

@@ -77,6 +77,10 @@ def test_the_rest_works_as_without(daemon: Any, tmp_path: Path) -> None:
     assert uid_map(daemon, made) == [0, 700000, 65536]
     done = daemon.docker("run", "--rm", "--network", "host", "busybox", "nc", "-w", "5", "127.0.0.1", "23590")
     assert done.out == "hello\n"
+    (tmp_path / "file").write_text("in\n")
+    daemon.docker("cp", str(tmp_path / "file"), f"{made}:/root/file")
+    daemon.docker("cp", "-a", str(tmp_path), f"{made}:/root/folder")
+    assert daemon.docker("exec", made, "stat", "-c", "%u", "/root/file", "/root/folder").out == "0\n0\n"
     daemon.docker("exec", made, "sh", "-c", "echo out >/root/back")
     daemon.docker("cp", f"{made}:/root/back", str(tmp_path / "back"))
     assert (tmp_path / "back").read_text() == "out\n"

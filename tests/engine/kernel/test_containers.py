@@ -349,6 +349,16 @@ def test_export_is_the_whole_root(api: Any) -> None:
     assert {"new", "bin", "bin/busybox", "etc/passwd"} <= names
 
 
+def test_export_leaves_out_what_is_mounted(api: Any, tmp_path: Path) -> None:
+    (tmp_path / "mounted").touch()
+    id = run(api, "rm /bin/vi; touch /new; sleep 60", binds=[f"{tmp_path}:/mnt"])
+    until(lambda: any(change["Path"] == "/new" for change in api.diff(id)))
+    with tarfile.open(fileobj=io.BytesIO(b"".join(api.export(id))), mode="r|") as archive:
+        names = {member.name for member in archive}
+    assert {"new", "mnt", "proc"} <= names
+    assert not names & {"mnt/mounted", "proc/self", "bin/vi"}
+
+
 def test_rename_is_seen_at_once(api: Any) -> None:
     run(api, "sleep 60", name="before")
     other = run(api, "sleep 60", name="other")

@@ -12,6 +12,8 @@ _CHANGEABLE = [
     "blkio_weight",
     "cpu_period",
     "cpu_quota",
+    "cpu_realtime_period",
+    "cpu_realtime_runtime",
     "cpuset_cpus",
     "cpuset_mems",
     "memory_reservation",

@@ -36,6 +36,22 @@ class Owners:
     def __bool__(self) -> bool:
         return bool(self.uids)
 
+    def outside(self, uid: int, gid: int) -> tuple[int, int]:
+        """The host's ids of somebody inside. Raises InvalidArgument for who has none."""
+        return _outside(self.uids, uid, "user"), _outside(self.gids, gid, "group")
+
+
+HOSTS_OWN = Owners()
+
+
+def _outside(ranges: Sequence[IdMapping], number: int, what: str) -> int:
+    if not ranges:
+        return number
+    for ids in ranges:
+        if ids.container_id <= number < ids.container_id + ids.size:
+            return ids.host_id + number - ids.container_id
+    raise InvalidArgument(f"{what} {number} does not exist in the container's user namespace")
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:

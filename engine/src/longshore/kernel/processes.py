@@ -1,6 +1,8 @@
 """What a process says about itself to the kernel: prctl(2), keyrings, and its credentials."""
 
 import ctypes
+from collections.abc import Generator
+from contextlib import contextmanager
 
 from longshore.kernel.libc import function, system_call
 
@@ -25,6 +27,8 @@ IOPRIO_CLASS_SHIFT = 13
 
 _ulong = ctypes.c_ulong
 _prctl = function("prctl", ctypes.c_int, _ulong, _ulong, _ulong, _ulong)
+_setfsuid = function("setfsuid", ctypes.c_uint)
+_setfsgid = function("setfsgid", ctypes.c_uint)
 _prctl_text = function("prctl", ctypes.c_int, ctypes.c_char_p, _ulong, _ulong, _ulong)
 _rt_sigaction = system_call("rt_sigaction", ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_ulong)
 _keyctl = system_call("keyctl", ctypes.c_int, ctypes.c_char_p)
@@ -85,6 +89,22 @@ def pidfd_getfd(pidfd: int, number: int) -> int:
 
 def prctl(option: int, second: int = 0, third: int = 0, fourth: int = 0, fifth: int = 0) -> int:
     return _prctl(option, second, third, fourth, fifth)
+
+
+@contextmanager
+def filesystem_identity(uid: int, gid: int) -> Generator[None]:
+    """Make files as somebody else but with all capabilities, setfsuid(2): a process whose id has no name in an
+    id-mapped mount can make none there (EOVERFLOW). Of the calling thread only.
+    """
+    before = prctl(PR_GET_SECUREBITS)
+    prctl(PR_SET_SECUREBITS, before | SECBIT_NO_SETUID_FIXUP)
+    old_gid, old_uid = _setfsgid(gid), _setfsuid(uid)
+    try:
+        yield
+    finally:
+        _setfsuid(old_uid)
+        _setfsgid(old_gid)
+        prctl(PR_SET_SECUREBITS, before)
 
 
 # struct kernel_sigaction of zeros: SIG_DFL, no flags, empty mask; 32 bytes on x86_64, 24 on aarch64

@@ -9,8 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from longshore.errors import StartFailed
@@ -100,31 +99,13 @@ def _mount_mapped_overlay(rootfs: OverlayRoot, owners: Owners) -> int:
         if rootfs.upper:
             upper, work = (f"{last}/{path[len(shared) + 1 :]}" for path in (rootfs.upper, rootfs.work))
             mapped = OverlayRoot(".", names, upper, work)
-        with _identity(owners):
+        # An overlay makes its own files as whoever mounted it, and the host's root has no id in the layers.
+        with processes.filesystem_identity(owners.uid, owners.gid):
             mounts.mount("overlay", "root", "overlay", 0, overlay_options(mapped))
+        processes.set_dumpable(False)  # the change of ids has put it to fs.suid_dumpable
         top = os.open("root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         os.close(base)
         return top
-
-
-@contextmanager
-def _identity(owners: Owners) -> Generator[None]:
-    """Be the container's root with the host's capabilities: an overlay makes its own files as whoever mounted it, and
-    the host's root has no id in the layers.
-    """
-    before = processes.prctl(processes.PR_GET_SECUREBITS)
-    processes.prctl(processes.PR_SET_SECUREBITS, before | processes.SECBIT_NO_SETUID_FIXUP)
-    try:
-        os.setegid(owners.gid)
-        os.seteuid(owners.uid)
-        try:
-            yield
-        finally:
-            os.seteuid(0)
-            os.setegid(0)
-    finally:
-        processes.prctl(processes.PR_SET_SECUREBITS, before)
-        processes.set_dumpable(False)  # the change of ids has put it to fs.suid_dumpable
 
 
 def open_image(layers_dir: str, lowers: tuple[str, ...], subpath: str, owners: Owners | None) -> int:

@@ -24,6 +24,7 @@ from longshore.core.filters import check_filters, label_filter
 from longshore.core.health import Prober
 from longshore.core.limits import available_cpus, check_resources
 from longshore.core.log_budget import Log
+from longshore.core.machine_limits import check_realtime, lend_realtime
 from longshore.core.model import CreateRequest, UpdateRequest, WaitCondition
 from longshore.core.names import check_name
 from longshore.core.restart import check_policy
@@ -32,6 +33,7 @@ from longshore.core.tasks import run_to_end
 from longshore.core.update import merge_update
 from longshore.errors import Conflict, EngineError, InvalidArgument
 from longshore.runtime import cgroups
+from longshore.runtime.cgroup_layout import layout
 
 _PRUNE_FILTERS = frozenset({"until", "label", "label!"})
 
@@ -157,10 +159,12 @@ class Containers:
             raise InvalidArgument(
                 "Restart policy cannot be updated because AutoRemove is enabled for the container"
             )
+        check_realtime(host, layout())
         warnings: list[str] = []
         async with container.lock:
             if container.running:
                 cgroup = cgroup_of(container)
+                await asyncio.to_thread(lend_realtime, host, cgroup, layout())
                 warnings = await asyncio.to_thread(cgroups.update, cgroup, plan_update(host, request))
             container.record.host_config = host
             self._parts.store.save(container)

@@ -8,7 +8,7 @@ import asyncio
 import os
 import stat
 from collections.abc import AsyncGenerator, AsyncIterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from longshore.core.containers import tarball
 from longshore.core.containers.container import Container
 from longshore.core.containers.parts import Parts
 from longshore.core.containers.roots import closing, in_thread, open_overlay, open_running
+from longshore.core.userns import HOSTS_OWN
 from longshore.errors import Conflict, InvalidArgument, NotFound
 from longshore.kernel.paths import clean, openat2
 from longshore.runtime.messages import OverlayRoot
@@ -115,6 +116,16 @@ class Files:
         )
         return open_overlay(overlay, record.mounts)
 
+    @asynccontextmanager
+    async def _bare_root(self, container: Container) -> AsyncGenerator[int, None]:
+        """The image and what the container changed, running or not, without what is mounted in it."""
+        parts, record = self._parts, container.record
+        upper = str(parts.snapshots.get(container.id).upper)
+        lowers = parts.images.rootfs(parts.images.get(record.image_id))
+        overlay = OverlayRoot(str(parts.layers_dir), (upper, *lowers))
+        with closing(await in_thread(lambda: open_overlay(overlay))) as fd:
+            yield fd
+
     async def stat(self, container: Container, path: str) -> dict[str, Any]:
         async with self._root(container) as root:
             return await in_thread(lambda: stat_entry(root, path))
@@ -123,18 +134,20 @@ class Files:
         self, container: Container, path: str
     ) -> tuple[dict[str, Any], AsyncGenerator[bytes, None]]:
         """Errors come before the first chunk. The generator must be run to its end or closed."""
-        stream = self._packing(container, path)
+        stream = self._packing(self._root(container), path)
         found = await anext(stream)
         if not isinstance(found, dict):
             raise InvalidArgument("cannot pack", detail=path)
         return found, _chunks(stream)
 
     async def export(self, container: Container) -> AsyncGenerator[bytes, None]:
-        stream = self._packing(container, "/")
+        stream = self._packing(self._bare_root(container), "/")
         await anext(stream)
         return _chunks(stream)
 
-    async def _packing(self, container: Container, path: str) -> AsyncGenerator[dict[str, Any] | bytes, None]:
+    async def _packing(
+        self, opened: AbstractAsyncContextManager[int], path: str
+    ) -> AsyncGenerator[dict[str, Any] | bytes, None]:
         """First the stat, then the tar, which a thread writes, never more than a few chunks ahead of the client.
 
         The name is resolved once: what is packed is what was found, whatever the container renames.
@@ -148,7 +161,7 @@ class Files:
                 raise BrokenPipeError("the client went away")
             asyncio.run_coroutine_threadsafe(queue.put(data), loop).result()
 
-        async with self._root(container) as root:
+        async with opened as root:
             entry = await in_thread(lambda: open_entry(root, path))
             # "dir/." is what is in the folder: its entries are "./…", so that the client names the folder
             name = "." if path.endswith("/.") else os.path.basename(clean(path))  # noqa: PTH119
@@ -206,10 +219,12 @@ class Files:
 
         async with self._root(container) as root:
             await in_thread(lambda: self._check_target(container, root, path))
+            # The root of a stopped container is mounted without an id map
+            owners = container.record.owners if container.running else HOSTS_OWN
             task = asyncio.create_task(
                 in_thread(
                     lambda: tarball.unpack(
-                        root, clean(path), read, keep_kinds=keep_kinds, copy_owner=copy_owner
+                        root, clean(path), read, keep_kinds=keep_kinds, copy_owner=copy_owner, owners=owners
                     )
                 )
             )

@@ -10,11 +10,14 @@ import os
 import posixpath
 import stat
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 from longshore.core.containers.roots import closing
+from longshore.core.userns import HOSTS_OWN, Owners
 from longshore.errors import Conflict, InvalidArgument
 from longshore.kernel.paths import clean, filesystem_magic, make_directories, openat2
+from longshore.kernel.processes import filesystem_identity
 from longshore.storage.content import space_errors
 
 CHUNK = 1 << 20
@@ -164,21 +167,26 @@ def _is_kernel_fs(fd: int) -> bool:
     return filesystem_magic(fd) in _KERNEL_FS
 
 
-def unpack(root: int, base: str, read: Read, *, keep_kinds: bool, copy_owner: bool) -> None:
+def unpack(
+    root: int, base: str, read: Read, *, keep_kinds: bool, copy_owner: bool, owners: Owners = HOSTS_OWN
+) -> None:
     """Unpack a tar, perhaps compressed, into the folder `base`. Names and hard links mean places below `base`,
     resolved inside the root.
 
+    `owners`: whose the container's ids are outside, where `root` is a running container's own.
     Raises InvalidArgument (a bad archive), Conflict (kinds, read-only), OutOfSpace.
     """
     try:
         with (
             space_errors(base),
+            as_root_of(owners),
             io.BufferedReader(_Source(read), CHUNK) as source,
             tarfile.open(fileobj=source, mode="r|*", bufsize=CHUNK) as archive,
         ):
             folders: list[tuple[str, tarfile.TarInfo]] = []
             for entry in archive:
-                _unpack_entry(root, base, archive, entry, folders, keep_kinds, copy_owner)
+                owner = owners.outside(entry.uid, entry.gid) if copy_owner else owners.outside(0, 0)
+                _unpack_entry(root, base, archive, entry, folders, keep_kinds, owner)
             for path, entry in reversed(folders):  # after their contents, which change the times
                 _finish_folder(root, path, entry)
     except (tarfile.TarError, EOFError, ValueError) as cause:
@@ -189,6 +197,16 @@ def unpack(root: int, base: str, read: Read, *, keep_kinds: bool, copy_owner: bo
         raise InvalidArgument("cannot unpack the archive", detail=str(cause)) from cause
 
 
+@contextmanager
+def as_root_of(owners: Owners) -> Generator[None]:
+    """Make files as root of the container does."""
+    if not owners:
+        yield
+        return
+    with filesystem_identity(*owners.outside(0, 0)):
+        yield
+
+
 def _unpack_entry(
     root: int,
     base: str,
@@ -196,7 +214,7 @@ def _unpack_entry(
     entry: tarfile.TarInfo,
     folders: list[tuple[str, tarfile.TarInfo]],
     keep_kinds: bool,
-    copy_owner: bool,
+    owner: tuple[int, int],
 ) -> None:
     inside = clean(entry.name)  # "../x" and "/x" are x
     path = clean(f"{base}{inside}")
@@ -207,7 +225,6 @@ def _unpack_entry(
     folder, name = posixpath.split(path)
     with closing(make_directories(root, folder)) as parent:
         _make_way(parent, name, entry, keep_kinds)
-        owner = (entry.uid, entry.gid) if copy_owner else (0, 0)
         if entry.isdir():
             try:
                 os.mkdir(name, 0o700, dir_fd=parent)
