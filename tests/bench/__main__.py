@@ -1,13 +1,14 @@
 """`make bench`: our engine beside Debian's docker.io, in one run, as ratios.
 
-Exit code 1 when a target is missed. The machines are shared and noisy: read the ratios, not the figures.
+One row has the design's prototype in the second column: the floor of what a start can be (`floor.py`). Exit code 1 when a
+target is missed. The machines are shared and noisy: read the ratios, not the figures.
 """
 
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.bench import api_rows, rows
+from tests.bench import api_rows, floor, rows
 from tests.bench.peers import Engine, both
 
 
@@ -25,6 +26,7 @@ class Row:
 
 ROWS = (
     Row("API start, bridge network", "ms", 1 / 8, lambda both: rows.alternately(both, 15, rows.api_start)),
+    Row("API start, and the prototype's", "ms", 2, lambda both: floor.beside(both[0], 15)),
     Row(
         "docker run --rm busybox true", "ms", 1 / 3, lambda both: rows.alternately(both, 10, rows.docker_run)
     ),

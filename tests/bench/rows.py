@@ -9,8 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from tests.bench.peers import Client, Engine
+
+Peer = TypeVar("Peer")
 
 SETTLED = 1 << 20  # bytes
 
@@ -21,12 +24,12 @@ def timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def alternately(engines: tuple[Engine, ...], rounds: int, once: Callable[[Engine], float]) -> list[float]:
-    """The median of each engine over rounds in turn, so that a drifting machine hits all alike."""
-    samples: list[list[float]] = [[] for _ in engines]
+def alternately(peers: tuple[Peer, ...], rounds: int, once: Callable[[Peer], float]) -> list[float]:
+    """The median of each peer over rounds in turn, so that a drifting machine hits all alike."""
+    samples: list[list[float]] = [[] for _ in peers]
     for number in range(rounds + 1):
-        for index, engine in enumerate(engines):
-            value = once(engine)
+        for index, peer in enumerate(peers):
+            value = once(peer)
             if number > 0:  # the first round warms up
                 samples[index].append(value)
     return [statistics.median(values) for values in samples]
