@@ -2,7 +2,6 @@
 
 import errno
 import os
-import select
 import signal
 import sys
 import time
@@ -14,7 +13,6 @@ from runtime_lab import (
     NAMESPACES,
     Box,
     Running,
-    bind,
     host_state,
     in_monitor,
     make_spec,
@@ -24,17 +22,13 @@ from runtime_lab import (
     pytest_box,
 )
 
-from longshore.errors import Conflict, EngineError, InvalidArgument, StartFailed, Unsupported
+from longshore.errors import EngineError, InvalidArgument, StartFailed
 from longshore.oci.runtime_spec import (
     INIT_ANNOTATION,
     Capabilities,
     Cpu,
-    Device,
-    DeviceRule,
-    Memory,
     Mount,
     Namespace,
-    Pids,
     Resources,
     Rlimit,
     User,
@@ -44,9 +38,8 @@ from longshore.oci.runtime_spec import (
 )
 from longshore.runtime import cgroups
 from longshore.runtime.bundle import MOUNTS
-from longshore.runtime.cgroup_layout import layout
 from longshore.runtime.init import spawn_init
-from longshore.runtime.messages import OverlayRoot, PlainRoot
+from longshore.runtime.messages import PlainRoot
 
 pytestmark = needs_root
 
@@ -107,202 +100,6 @@ def test_the_network_namespace_is_handed_over_before_the_program_runs(box: Box) 
 
     handed, inside, ours = in_monitor(look)
     assert handed == inside != ours
-
-
-def test_the_root_is_an_overlay_that_nobody_else_sees(box: Box) -> None:
-    root = box.overlay()
-    before = Path("/proc/self/mountinfo").read_text()
-    result = box.script("echo new > /tmp/file; rm /etc/group; grep ' / / ' /proc/self/mountinfo", root=root)
-    assert " overlay " in result.out
-    assert Path("/proc/self/mountinfo").read_text() == before
-    assert (Path(root.upper) / "tmp/file").read_text() == "new\n"
-    assert (box.rootfs / "etc/group").exists()
-
-
-def test_a_hundred_and_twenty_layers_fit(box: Box, tmp_path: Path) -> None:
-    layers = tmp_path / "layers"
-    names: list[str] = []
-    for number in range(120):
-        name = f"{number:012x}"
-        (layers / name).mkdir(parents=True)
-        (layers / name / f"file{number}").write_text(str(number))
-        names.append(name)
-    (layers / "base").symlink_to(box.rootfs)
-    (tmp_path / "upper").mkdir()
-    (tmp_path / "work").mkdir()
-    root = OverlayRoot(
-        str(layers), (*reversed(names), "base"), str(tmp_path / "upper"), str(tmp_path / "work")
-    )
-    assert box.script("ls / | grep -c ^file", root=root).out == "120\n"
-
-
-def test_paths_with_the_characters_of_overlay_options(box: Box, tmp_path: Path) -> None:
-    here = tmp_path / "a,b:c\\d"
-    (here / "upper").mkdir(parents=True)
-    (here / "work").mkdir()
-    root = OverlayRoot(str(box.path / "layers"), ("top", "base"), str(here / "upper"), str(here / "work"))
-    assert box.script("touch /made", root=root).code == 0
-    assert (here / "upper/made").exists()
-
-
-def test_an_upper_directory_on_an_overlay_is_explained(box: Box) -> None:
-    def nested() -> str:
-        return box.script(
-            "mkdir -p /o/l /o/u /o/w /o/m && mount -t overlay o -o lowerdir=/o/l,upperdir=/o/u,workdir=/o/w /o/m 2>&1"
-        ).out
-
-    inner = box.overlay()
-    outer = box.path / "outer"
-    for name in ("upper", "work", "merged"):
-        (outer / name).mkdir(parents=True)
-
-    def monitor() -> None:
-        from longshore.kernel import mounts, namespaces
-
-        namespaces.unshare(namespaces.CLONE_NEWNS)
-        mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
-        options = f"lowerdir={box.path}/layers/top,upperdir={outer}/upper,workdir={outer}/work"
-        mounts.mount("overlay", str(outer / "merged"), "overlay", 0, options)
-        (outer / "merged/upper").mkdir()
-        (outer / "merged/work").mkdir()
-        root = OverlayRoot(
-            inner.layers_dir, inner.lowers, str(outer / "merged/upper"), str(outer / "merged/work")
-        )
-        launch = box.launch(make_spec("true"), root)
-        spawn_init(launch).proceed()
-
-    with pytest.raises(StartFailed, match="put it on a volume"):
-        in_monitor(monitor)
-
-
-def test_a_plain_folder_can_be_the_root(box: Box) -> None:
-    result = box.script(
-        "touch /etc/new; awk '$5 == \"/\"' /proc/self/mountinfo | wc -l", root=PlainRoot(str(box.rootfs))
-    )
-    (box.rootfs / "etc/new").unlink()
-    assert (result.code, result.out) == (0, "1\n")
-
-
-def test_the_old_root_is_gone(box: Box) -> None:
-    lines = box.script("cat /proc/1/mountinfo; ls /..").out
-    assert str(box.path) not in lines.replace("lowerdir", "").split(" - overlay")[0]
-    assert "home" in lines and "boot" not in lines.split()
-
-
-def test_a_readonly_root_still_has_writable_mounts(box: Box) -> None:
-    result = box.script("touch /x; touch /dev/shm/y && echo shm; touch /tmp/z && echo tmp", readonly=True, mounts=(
-        *MOUNTS, Mount("/tmp", "tmpfs", "tmpfs", ("size=1m",)), Mount("/deep/ro", "tmpfs", "tmpfs", ("ro",))
-    ))  # fmt: skip
-    assert result.out == "shm\ntmp\n"
-    assert "Read-only file system" in result.err
-
-
-def test_masked_and_readonly_paths(box: Box) -> None:
-    result = box.script(
-        "wc -c < /proc/keys; wc -c < /proc/timer_list; ls /proc/acpi /sys/firmware | grep -v :; "
-        "echo 1 > /proc/sys/kernel/msgmax; echo b > /proc/irq/default_smp_affinity; echo x > /sys/kernel/profiling"
-    )
-    assert result.out.split() == ["0", "0"]
-    assert result.err.count("Read-only file system") == 3
-
-
-BIND_CASES = [
-    (("rbind", "rprivate"), "touch /data/new && echo ok", "ok\n"),
-    (("rbind", "ro"), "touch /data/new || echo refused", "refused\n"),
-    (("rbind", "rro"), "touch /data/sub/new || echo refused", "refused\n"),
-    (("rbind", "noexec"), "/data/program || echo refused", "refused\n"),
-    (("bind", "nosuid", "nodev"), "grep ' /data ' /proc/self/mountinfo | grep -c nosuid,nodev", "1\n"),
-    (("bind", "noatime"), "grep ' /data ' /proc/self/mountinfo | grep -c noatime", "1\n"),
-    (("bind",), "cat /data/file", "text\n"),
-]
-
-
-@pytest.mark.parametrize(("options", "script", "expected"), BIND_CASES)
-def test_bind_mounts(box: Box, tmp_path: Path, options: tuple[str, ...], script: str, expected: str) -> None:
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "file").write_text("text\n")
-    (tmp_path / "program").write_text("#!/bin/sh\necho ran\n")
-    (tmp_path / "program").chmod(0o755)
-    result = box.script(script, mounts=(*MOUNTS, bind(tmp_path, "/data", *options)))
-    assert result.out == expected
-
-
-def test_missing_mount_points_are_made_for_files_and_folders(box: Box, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("from host\n")
-    (box.rootfs / "lock").symlink_to("/run/lock") if not (box.rootfs / "lock").is_symlink() else None
-    mounts = (
-        *MOUNTS,
-        bind(tmp_path / "file", "/a/b/file"),
-        bind(tmp_path, "/lock/deep"),
-        Mount("/t/m/p", "tmpfs", "tmpfs", ("mode=1777",)),
-    )
-    result = box.script("cat /a/b/file /run/lock/deep/file; stat -c %a /t/m/p", mounts=mounts)
-    assert result.out == "from host\nfrom host\n1777\n"
-
-
-def test_a_shared_bind_shows_later_mounts_of_the_host(box: Box, tmp_path: Path) -> None:
-    """Slave propagation survives the cut that makes everything else private."""
-    from longshore.kernel import mounts as kernel
-    from longshore.kernel import namespaces
-
-    (tmp_path / "shared/later").mkdir(parents=True)
-    launch = box.launch(
-        make_spec(
-            "sh",
-            "-c",
-            "sleep 0.3; ls /data/later",
-            mounts=(*MOUNTS, bind(tmp_path / "shared", "/data", "rbind", "rslave")),
-        )
-    )
-
-    def monitor() -> str:
-        namespaces.unshare(namespaces.CLONE_NEWNS)
-        kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
-        kernel.mount(str(tmp_path / "shared"), str(tmp_path / "shared"), None, kernel.MS_BIND)
-        kernel.mount(None, str(tmp_path / "shared"), None, kernel.MS_SHARED)
-        init = spawn_init(launch)
-        init.proceed()
-        kernel.mount("tmpfs", str(tmp_path / "shared/later"), "tmpfs")
-        (tmp_path / "shared/later/seen").touch()
-        assert init.stdout_fd is not None
-        data = os.read(init.stdout_fd, 1000).decode()
-        init.abandon()
-        return data
-
-    assert in_monitor(monitor) == "seen\n"
-
-
-def test_device_nodes_and_links(box: Box) -> None:
-    extra = Device("/dev/more/extra", "c", 1, 5, 0o640, 33, 44)
-    result = box.script(
-        "for d in null zero full random urandom tty; do stat -c '%n %t:%T %a' /dev/$d; done;"
-        "stat -c '%n %t:%T %a %u %g' /dev/more/extra; for l in fd stdout ptmx; do readlink /dev/$l; done; head -c3 /dev/zero | wc -c",
-        devices=(extra,),
-    )
-    assert result.out.splitlines() == [
-        "/dev/null 1:3 666",
-        "/dev/zero 1:5 666",
-        "/dev/full 1:7 666",
-        "/dev/random 1:8 666",
-        "/dev/urandom 1:9 666",
-        "/dev/tty 5:0 666",
-        "/dev/more/extra 1:5 640 33 44",
-        "/proc/self/fd",
-        "/proc/self/fd/1",
-        "pts/ptmx",
-        "3",
-    ]
-
-
-def test_devices_are_refused_by_the_device_cgroup(box: Box) -> None:
-    rules = (DeviceRule(allow=False), DeviceRule(True, "c", 10, 58, "r"))
-    result = box.script(
-        "for n in 1:11 10:58; do mknod /n$n c ${n%:*} ${n#*:}; cat /n$n; done; echo x > /dev/null && echo null",
-        resources=Resources(devices=rules),
-    )
-    assert result.out == "null\n"
-    assert "/n1:11': Operation not permitted" in result.err  # /dev/kmsg
-    assert "/n10:58': No such device" in result.err  # allowed, and nobody there
 
 
 def test_capabilities_and_filter_are_what_was_asked(box: Box) -> None:
@@ -403,58 +200,6 @@ def test_a_sysctl_that_does_not_exist_names_itself(box: Box) -> None:
         box.run("true", sysctl={"net.no.such": "1"})
 
 
-RESOURCE_CASES = [
-    (Resources(memory=Memory(limit=32 << 20)), "memory", "memory.limit_in_bytes", str(32 << 20)),
-    (Resources(pids=Pids(17)), "pids", "pids.max", "17"),
-    (Resources(cpu=Cpu(shares=512)), "cpu", "cpu.shares", "512"),
-    (Resources(cpu=Cpu(quota=50000, period=100000)), "cpu", "cpu.cfs_quota_us", "50000"),
-    (Resources(cpu=Cpu(cpus="0")), "cpuset", "cpuset.cpus", "0"),
-]
-
-
-@pytest.mark.skipif(layout().pure_v2, reason="names of v1 files")
-@pytest.mark.parametrize(("resources", "controller", "file", "value"), RESOURCE_CASES)
-def test_cgroup_limits(box: Box, resources: Resources, controller: str, file: str, value: str) -> None:
-    hierarchy = layout().find(controller)
-    if hierarchy is None:
-        pytest.skip(f"no {controller} controller")
-
-    def look(running: Running) -> str:
-        path = Path(hierarchy.path(running.init.cgroup))
-        assert str(running.init.pid) in (path / "cgroup.procs").read_text().split()
-        return (path / file).read_text().strip()
-
-    assert box.with_running(look, resources=resources) == value
-
-
-def test_the_container_sees_its_own_cgroup_as_the_root(box: Box) -> None:
-    result = box.script(
-        "cat /proc/self/cgroup | cut -d: -f3 | sort -u; touch /sys/fs/cgroup/x; ls /sys/fs/cgroup/*/longshore*"
-    )
-    assert result.out == "/\n"
-    assert "Read-only" in result.err
-
-
-def test_a_privileged_container_writes_its_own_cgroups(box: Box) -> None:
-    """What a nested engine needs: groups below its own, in every hierarchy."""
-    from longshore.kernel.capabilities import NAMES
-
-    sets = Capabilities(bounding=NAMES, effective=NAMES, permitted=NAMES)
-    mounts = (*MOUNTS[:-1], Mount("/sys/fs/cgroup", "cgroup", "cgroup", ("rw",)))
-    result = box.script(
-        "cd /sys/fs/cgroup; for h in */; do mkdir $h/inner && echo $h; rmdir $h/inner; done; mknod /n b 7 0 && echo node;"
-        "mount -t tmpfs t /tmp && echo mounted",
-        mounts=mounts,
-        capabilities=sets,
-        annotations={},
-        masked_paths=(),
-        readonly_paths=(),
-    )
-    names = {f"{hierarchy.name}/" for hierarchy in layout().used()} if not layout().pure_v2 else set()
-    assert names <= set(result.out.split())
-    assert result.out.endswith("node\nmounted\n")
-
-
 NESTED = """
 import sys, tempfile
 from pathlib import Path
@@ -505,92 +250,6 @@ def test_the_tiny_init_shares_the_terminal(box: Box) -> None:
         look, "sh", "-c", script, terminal=True, annotations={INIT_ANNOTATION: "true"}
     )
     assert (code, out.count(b"once")) == (1, 1)
-
-
-def test_memory_beyond_the_limit_is_noticed(box: Box) -> None:
-    def look(running: Running) -> tuple[int, bool]:
-        events, killed = cgroups.open_memory_events(running.init.cgroup), False
-        if events is not None:
-            waiting = select.poll()
-            waiting.register(events, select.POLLPRI)
-            while not killed and waiting.poll(60_000):
-                try:
-                    killed = cgroups.tells_oom_kill(os.pread(events, 4096, 0))
-                except OSError:  # systemd was faster
-                    killed = True
-        code = os.waitstatus_to_exitcode(os.waitpid(running.init.pid, 0)[1])
-        return code, killed or cgroups.oom_killed(running.init.cgroup)
-
-    code, killed = box.with_running(
-        look,
-        "sh",
-        "-c",
-        "x=0123456789abcdef; while :; do x=$x$x; done",
-        resources=Resources(memory=Memory(limit=16 << 20, swap=16 << 20)),
-    )
-    assert killed and code == -signal.SIGKILL
-
-
-def test_freezing_stops_time(box: Box) -> None:
-    def look(running: Running) -> tuple[bool, bool]:
-        assert running.init.stdout_fd is not None
-        os.set_blocking(running.init.stdout_fd, False)
-
-        def silent() -> bool:
-            time.sleep(0.05)
-            try:
-                os.read(running.init.stdout_fd or -1, 1 << 20)
-                time.sleep(0.1)
-                os.read(running.init.stdout_fd or -1, 1 << 20)
-            except BlockingIOError:
-                return True
-            return False
-
-        cgroups.freeze(running.init.cgroup)
-        frozen = silent()
-        cgroups.thaw(running.init.cgroup)
-        return frozen, silent()
-
-    assert box.with_running(look, "sh", "-c", "while :; do echo x; done") == (True, False)
-
-
-def test_kill_all_reaches_a_fork_bomb(box: Box) -> None:
-    def look(running: Running) -> set[int]:
-        time.sleep(0.1)
-        cgroups.kill_all(running.init.cgroup)
-        os.waitpid(running.init.pid, 0)
-        return cgroups.processes(running.init.cgroup)
-
-    script = "f() { f & f; }; f"
-    assert box.with_running(look, "sh", "-c", script, resources=Resources(pids=Pids(60))) == set()
-
-
-def test_updates_of_a_running_container(box: Box) -> None:
-    def look(running: Running) -> tuple[int | None, int | None]:
-        for size in (64, 256, 32):
-            memory = Memory(limit=size << 20, swap=size << 20)
-            cgroups.update(running.init.cgroup, Resources(memory=memory, pids=Pids(size)))
-        stats = cgroups.stats(running.init.cgroup)
-        return stats.memory_limit, stats.pids_limit
-
-    assert box.with_running(look, resources=Resources(memory=Memory(limit=128 << 20, swap=128 << 20))) == (
-        32 << 20,
-        32,
-    )
-
-
-def test_a_missing_controller_is_an_error_only_when_its_limit_is_wanted(box: Box) -> None:
-    from longshore.oci.runtime_spec import NetworkResources
-
-    if layout().find("net_cls") or layout().pure_v2:
-        pytest.skip("this machine has net_cls, or v2, which warns")
-    before = host_state()
-    with pytest.raises(Unsupported, match="net_cls"):
-        box.run("true", resources=Resources(network=NetworkResources(class_id=5)))
-    assert host_state() == before
-
-
-# Terminals
 
 
 def test_a_terminal(box: Box) -> None:
@@ -738,14 +397,6 @@ def test_the_waiting_process_ends_with_its_monitor(box: Box) -> None:
         time.sleep(0.01)
     assert not Path(f"/proc/{pid}/stat").exists()
     cgroups.remove(cgroup)
-
-
-def test_a_cgroup_in_use_is_not_taken_over(box: Box) -> None:
-    def look(running: Running) -> None:
-        cgroups.create(running.init.cgroup, None)
-
-    with pytest.raises(Conflict, match="in use"):
-        box.with_running(look)
 
 
 def test_the_tiny_init_reaps_forwards_and_passes_the_code_on(box: Box) -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.engine.kernel.run_lab import Lab, demultiplex, process, wait_until
+from tests.engine.log_lines import read_log
 
 from longshore.errors import Conflict, EngineError, StartFailed, Unavailable
 from longshore.oci.runtime_spec import Memory, Resources
 from longshore.runtime import records
 from longshore.runtime.client import Monitor, Zygote, reconnect
-from longshore.runtime.logfile import read_log
 from longshore.runtime.messages import Exec, LogTarget
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers need root")

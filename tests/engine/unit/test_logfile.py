@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.engine.log_lines import read_log
 
 from longshore.kernel import inotify
 from longshore.runtime import logrotate
-from longshore.runtime.logfile import LogLine, LogWriter, format_time, read_log
+from longshore.runtime.logfile import LogLine, LogWriter, format_time
 from longshore.runtime.messages import LogTarget
 
 

@@ -121,14 +121,10 @@ class Response:
 class Upgraded:
     """A hijacked connection; `early` are bytes that came together with the reply's head."""
 
-    __slots__ = ("content_type", "early", "socket")
+    __slots__ = ("early", "socket")
 
-    def __init__(self, sock: socket.socket, early: bytes, content_type: str) -> None:
-        self.socket, self.early, self.content_type = sock, early, content_type
-
-    @property
-    def multiplexed(self) -> bool:
-        return "multiplexed" in self.content_type
+    def __init__(self, sock: socket.socket, early: bytes) -> None:
+        self.socket, self.early = sock, early
 
 
 class Client:
@@ -216,7 +212,7 @@ class Client:
         reader = cast("Any", sock.makefile("rb", 1 << 16))
         try:
             _send(sock, self._name, "POST", path, query, body, {"Connection": "Upgrade", "Upgrade": "tcp"})
-            response = _checked(Response(sock, reader))
+            _checked(Response(sock, reader))
         except BaseException:
             sock.close()
             raise
@@ -226,7 +222,7 @@ class Client:
         except BlockingIOError:
             early = b""
         sock.setblocking(True)
-        return Upgraded(sock, early, response.headers.get("content-type", ""))
+        return Upgraded(sock, early)
 
     def get(self, path: str, **query: Any) -> Any:
         return self.request("GET", path, query).json()

@@ -20,6 +20,7 @@ import msgspec
 from longshore.core.model import DeviceRequest
 from longshore.errors import InvalidArgument
 from longshore.oci import runtime_spec as oci
+from longshore.runtime.hooks import FIELDS as HOOK_FIELDS
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +30,6 @@ _KIND = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?/[A-Za-z0-9]([A-Za-
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.:-]*[A-Za-z0-9])?")
 _LARGEST_FILE = 8 << 20
 _GPU_KINDS = ("nvidia.com/gpu", "amd.com/gpu")  # of --gpus without a driver's name; then any other */gpu
-_HOOKS = {
-    "prestart": "prestart",
-    "createRuntime": "create_runtime",
-    "createContainer": "create_container",
-    "startContainer": "start_container",
-    "poststart": "poststart",
-    "poststop": "poststop",
-}
 
 
 class _Wire(msgspec.Struct, frozen=True, rename="camel"):
@@ -239,7 +232,7 @@ def _check(edits: _Edits) -> None:
         if not mount.host_path or not mount.container_path.startswith("/"):
             raise InvalidArgument(f"invalid mount of {mount.host_path!r} on {mount.container_path!r}")
     for hook in edits.hooks:
-        if hook.hook_name not in _HOOKS or not hook.path.startswith("/"):
+        if hook.hook_name not in HOOK_FIELDS or not hook.path.startswith("/"):
             raise InvalidArgument(f"invalid hook {hook.hook_name!r} with path {hook.path!r}")
 
 
@@ -256,7 +249,7 @@ def _apply(result: Edits, edits: _Edits) -> None:
         for mount in edits.mounts
     ]
     for hook in edits.hooks:
-        result.hooks.setdefault(_HOOKS[hook.hook_name], []).append(
+        result.hooks.setdefault(HOOK_FIELDS[hook.hook_name], []).append(
             oci.Hook(hook.path, tuple(hook.args), tuple(hook.env), hook.timeout)
         )
     result.gids += [gid for gid in edits.additional_gids if gid > 0 and gid not in result.gids]

@@ -85,7 +85,11 @@ def spawn_exec(
         plan = replace(plan_process(process), personality=plan_personality(spec.linux))
         pipes = _stdio(plan, stdin=stdin, output=output, given=stdio)
         undo.callback(pipes.close)
-        opened = _Opened(undo)
+
+        def keep(fd: int) -> int:  # the script uses it; then our side closes it
+            undo.callback(os.close, fd)
+            return fd
+
         try:
             _bear_children_in(init_pidfd, undo)
         except OSError as error:
@@ -94,9 +98,12 @@ def spawn_exec(
         group = cgroup or cgroups.cgroup_path(spec, container_id)
         try:
             target = _Target(init_pidfd, pid_of(init_pidfd), spec, container_id, group, bundle, open_groups)
-            console, listener = _plan(target, plan, pipes, extra, opened, warnings)
+            prepared = _prepare(target, plan, pipes, extra, keep)
+            script = Script()
+            number = _write(script, target, plan, prepared, warnings)
+            listener = _supervised(prepared, target, number) if prepared.ours >= 0 else None
             shared = listener is None and not joined_kinds(spec) & ns.CLONE_NEWTIME
-            pid = opened.script.run(shared=shared, meanwhile=listener)
+            pid = script.run(shared=shared, meanwhile=listener)
         except Failure as failure:
             raise StartFailed(
                 f"{_PREFIX}{failure.what}: {words(failure)}", errno=failure.errno or 0
@@ -111,8 +118,8 @@ def spawn_exec(
             ) from error
         pidfd = os.pidfd_open(pid)
         execution = Execution(pid, pidfd, pipes.stdin_fd, pipes.stdout_fd, pipes.stderr_fd, warnings=warnings)
-        if console is not None:
-            execution.console_fd = os.dup(console)
+        if prepared.master is not None:
+            execution.console_fd = os.dup(prepared.master)
         pipes.close_theirs()
         pipes.stdin_fd = pipes.stdout_fd = pipes.stderr_fd = None
         return execution
@@ -147,30 +154,32 @@ class _Target:
     open_groups: Callable[[str, int], list[int]]
 
 
-class _Opened:
-    """The script and the descriptors that it uses, which are closed on our side afterwards."""
+@dataclass(slots=True)
+class _Prepared:
+    """What was found and opened out here for the process in there."""
 
-    def __init__(self, undo: ExitStack) -> None:
-        self.script = Script()
-        self._undo = undo
+    identity: Identity
+    environment: dict[str, str]
+    programs: list[str]
+    cwd: int
+    theirs: tuple[int, ...]
+    owner: int  # of the standard streams, as a uid out here
+    groups: list[int]  # files to join the cgroups by
+    label: int | None  # a private procfs
+    filter: Filter | None
+    extra: tuple[int, ...]  # above the numbers that they are to get
+    master: int | None = None
+    terminal: int | None = None
+    ours: int = -1  # ends of a pair to talk about the listener
+    child: int = -1
+    free: int = -1  # the number that the child's first open will get
 
-    def keep(self, fd: int) -> int:
-        self._undo.callback(os.close, fd)
-        return fd
 
-
-def _plan(
-    target: _Target,
-    plan: ProcessPlan,
-    pipes: Stdio,
-    extra: tuple[int, ...],
-    opened: _Opened,
-    warnings: list[str],
-) -> tuple[int | None, Callable[[int], None] | None]:
-    """Look at everything, then write the script. Returns the master of a new terminal, and what to do while the child
-    waits for its supervisor.
-    """
-    script, keep, spec = opened.script, opened.keep, target.spec
+def _prepare(
+    target: _Target, plan: ProcessPlan, pipes: Stdio, extra: tuple[int, ...], keep: Callable[[int], int]
+) -> _Prepared:
+    """Look at everything and open it. Raises StartFailed and OSError."""
+    spec = target.spec
     root_fd = keep(os.open(f"/proc/{target.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
     signal.pidfd_send_signal(target.pidfd, 0)  # not reaped: the number was still its own
     environment = dict(plan.env)
@@ -178,84 +187,107 @@ def _plan(
     if plan.terminal and not target.bundle:
         environment.setdefault("TERM", "xterm")
     cwd = keep(program.enter_directory(root_fd, plan.cwd, make=False))
-    programs = [
-        *program.find_programs(
-            plan.args[0], environment, lambda path: _check_program(root_fd, plan.cwd, path)
-        )
-    ]
-    master, terminal = None, None
+    programs = program.find_programs(
+        plan.args[0], environment, lambda path: _check_program(root_fd, plan.cwd, path)
+    )
+    prepared = _Prepared(
+        identity=identity,
+        environment=environment,
+        programs=list(programs),
+        cwd=cwd,
+        theirs=pipes.theirs,
+        owner=identity.uid,
+        groups=[keep(fd) for fd in target.open_groups(target.cgroup, target.pid)],
+        label=keep(rootfs.private_procfs()) if plan.apparmor_profile else None,
+        filter=filter_of(spec, plan),
+        extra=tuple(keep(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3 + len(extra))) for fd in extra),
+    )
     if plan.terminal:
-        master, terminal = map(keep, rootfs.open_terminal(root_fd, plan.size))
-    theirs = pipes.theirs if terminal is None else (terminal,) * 3
-    kinds = joined_kinds(spec)
-    owner = identity.uid
-    if kinds & ns.CLONE_NEWUSER:
-        owner = _host_id(target.pid, owner)  # for fchown(2) out here, where we have the privilege
-    groups = [keep(fd) for fd in target.open_groups(target.cgroup, target.pid)]
-    label = keep(rootfs.private_procfs()) if plan.apparmor_profile else None
-    filter_ = filter_of(spec, plan)
-    least = 3 + len(extra)
-    extra = tuple(keep(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, least)) for fd in extra)
-    ours = theirs_end = -1
-    if filter_ is not None and filter_.listener:
-        ours, theirs_end = (keep(end.detach()) for end in socket.socketpair())
-    # Nothing is opened from here on: the number that the child's first open will get is known
-    free = os.dup(cwd)
-    os.close(free)
+        prepared.master, prepared.terminal = map(keep, rootfs.open_terminal(root_fd, plan.size))
+        prepared.theirs = (prepared.terminal,) * 3
+    if joined_kinds(spec) & ns.CLONE_NEWUSER:
+        prepared.owner = _host_id(
+            target.pid, identity.uid
+        )  # for fchown(2) out here, where we have the privilege
+    if prepared.filter is not None and prepared.filter.listener:
+        prepared.ours, prepared.child = (keep(end.detach()) for end in socket.socketpair())
+    prepared.free = os.dup(cwd)  # nothing is opened after this
+    os.close(prepared.free)
+    return prepared
 
+
+def _write(
+    script: Script, target: _Target, plan: ProcessPlan, prepared: _Prepared, warnings: list[str]
+) -> int:
+    """The steps from birth to execve(2). Returns the number that a listener of the filter will have."""
     script.call("setsid")
     for number in _handled_signals():
         script.call("rt_sigaction", number, _SIG_DFL_ACTION, 0, 8, may_fail=True)
     script.call("umask", plan.umask)
-    _add_limits(script, plan, free, warnings)
-    for fd in groups:
+    _add_limits(script, plan, prepared.free, warnings)
+    for fd in prepared.groups:
         script.call("write", fd, b"0", 1, what=f'error joining cgroup "{target.cgroup}"')
     _add_scheduling(script, plan)
     # The session keyring is inherited and not namespaced. EDQUOT, ENOSYS: goes without
     keyring = f"longshore.{target.id}".encode()
     script.call("keyctl", kernel.KEYCTL_JOIN_SESSION_KEYRING, keyring, may_fail=True)
-    if label is not None:
-        _add_label(script, label, plan.apparmor_profile, free)
-    _add_owners(script, theirs, owner)
-    script.call("setns", target.pidfd, kinds, what="error joining the container")
-    for number, fd in enumerate(theirs):
+    if prepared.label is not None:
+        _add_label(script, prepared.label, plan.apparmor_profile, prepared.free)
+    _add_owners(script, prepared.theirs, prepared.owner)
+    script.call("setns", target.pidfd, joined_kinds(target.spec), what="error joining the container")
+    for number, fd in enumerate(prepared.theirs):
         script.call("dup3", fd, number, 0, what="error connecting the standard streams")
-    if terminal is not None:
+    if prepared.terminal is not None:
         script.call("ioctl", 0, termios.TIOCSCTTY, 0, what="error creating the console")
     what = f'error setting the working directory "{plan.cwd}"'
-    early = os.access(f"/proc/self/fd/{cwd}", os.X_OK)  # as program.try_directory
+    early = os.access(f"/proc/self/fd/{prepared.cwd}", os.X_OK)  # as program.try_directory
     if early:
-        script.call("fchdir", cwd, what=what)
-    _add_identity(script, plan, identity, keep_admin=filter_ is not None and not plan.no_new_privileges)
+        script.call("fchdir", prepared.cwd, what=what)
+    keep_admin = prepared.filter is not None and not plan.no_new_privileges
+    _add_identity(script, plan, prepared.identity, keep_admin=keep_admin)
     if not early:
-        script.call("fchdir", cwd, what=what)
-    for number, fd in enumerate(extra, 3):
-        script.call("dup3", fd, number, 0, what="error passing a descriptor on")
-    if theirs_end >= 0:
-        script.call("dup3", theirs_end, least, os.O_CLOEXEC)
-        least += 1
-    script.call("close_range", least, 0xFFFFFFFF, 0)
+        script.call("fchdir", prepared.cwd, what=what)
+    least = _add_descriptors(script, prepared)
     script.call("rt_sigprocmask", signal.SIG_SETMASK, bytes(8), 0, 8)
     if plan.personality is not None:
         script.call("personality", plan.personality, what="error setting the personality")
-    if filter_ is not None:
-        _add_filter(script, filter_, plan, identity, least - 1)
-    variables = [os.fsencode(f"{name}={value}") for name, value in environment.items()]
+    if prepared.filter is not None:
+        _add_filter(script, prepared.filter, plan, prepared.identity, least - 1)
+    _add_programs(script, plan, prepared)
+    return least
+
+
+def _add_descriptors(script: Script, prepared: _Prepared) -> int:
+    """What stays open: 0 to 2, the extra ones and the end that talks about the listener. Returns the next number."""
+    for number, fd in enumerate(prepared.extra, 3):
+        script.call("dup3", fd, number, 0, what="error passing a descriptor on")
+    least = 3 + len(prepared.extra)
+    if prepared.child >= 0:
+        script.call("dup3", prepared.child, least, os.O_CLOEXEC)
+        least += 1
+    script.call("close_range", least, 0xFFFFFFFF, 0)
+    return least
+
+
+def _add_programs(script: Script, plan: ProcessPlan, prepared: _Prepared) -> None:
+    variables = [os.fsencode(f"{name}={value}") for name, value in prepared.environment.items()]
     arguments = [os.fsencode(argument) for argument in plan.args]
-    for number, path in enumerate(programs, 1):
+    for number, path in enumerate(prepared.programs, 1):
         script.call(
             *("execve", os.fsencode(path), arguments, variables),
             what=f'exec: "{plan.args[0]}"',
-            may_fail=number < len(programs),  # as execvp(3): the next one may be allowed
+            may_fail=number < len(prepared.programs),  # as execvp(3): the next one may be allowed
         )
-    if filter_ is None or ours < 0:
-        return master, None
-    return master, _supervised(filter_, target, least, ours)
 
 
-def _supervised(filter_: Filter, target: _Target, number: int, child: int) -> Callable[[int], None]:
-    """Wait until the child has closed what it inherited, so that the number cannot mean anything else. Fetch the listener from the child and hand it on; then the child, which waits, may go on."""
+def _supervised(prepared: _Prepared, target: _Target, number: int) -> Callable[[int], None]:
+    """Fetch the listener from the child and hand it on; then the child, which waits, may go on.
+
+    First wait until the child has closed what it inherited, so that the number cannot mean anything else.
+    """
     told = state(target.spec, target.id, target.bundle, "running", target.pid)
+    filter_, child = prepared.filter, prepared.ours
+    assert filter_ is not None  # there is a listener
 
     def meanwhile(pid: int) -> None:
         pidfd = os.pidfd_open(pid)

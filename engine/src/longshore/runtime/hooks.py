@@ -19,7 +19,7 @@ from longshore.oci.runtime_spec import Hook, Hooks, Spec
 from longshore.runtime.steps import words
 
 _MOST_OUTPUT = 4096
-_FIELDS = {
+FIELDS = {
     "prestart": "prestart",
     "createRuntime": "create_runtime",
     "createContainer": "create_container",
@@ -27,16 +27,17 @@ _FIELDS = {
     "poststart": "poststart",
     "poststop": "poststop",
 }
-POINTS = tuple(_FIELDS)
+"""The six points as the specification names them, and as `Hooks` does."""
+POINTS = tuple(FIELDS)
 
 
 def hooks_of(spec: Spec, point: str) -> tuple[Hook, ...]:
-    return () if spec.hooks is None else getattr(spec.hooks, _FIELDS[point])
+    return () if spec.hooks is None else getattr(spec.hooks, FIELDS[point])
 
 
 def check_hooks(hooks: Hooks | None) -> None:
     """Raises InvalidArgument, naming the place."""
-    for point, field in _FIELDS.items() if hooks is not None else ():
+    for point, field in FIELDS.items() if hooks is not None else ():
         for index, hook in enumerate(getattr(hooks, field)):
             where = f"hooks.{point}[{index}]"
             if not hook.path.startswith("/"):

@@ -9,7 +9,7 @@ import os
 import time
 import zlib
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,31 +18,11 @@ from longshore.runtime.logentries import LogLine, decoder_of, format_time
 from longshore.runtime.logwatch import MODIFIED, NEW_NAMES, subscribed
 from longshore.runtime.logwriter import LogWriter
 
-__all__ = ["LogLine", "LogWriter", "format_time", "read_batches", "read_log"]
+__all__ = ["LogLine", "LogWriter", "format_time", "read_batches"]
 
 BLOCK = 1 << 18
 POLL_SECONDS = 0.25
 """Between two looks at a log that cannot be watched."""
-
-
-async def read_log(
-    path: str,
-    *,
-    follow: asyncio.Event | None = None,
-    since: int = 0,
-    until: int = 0,
-    tail: int | None = None,
-    stdout: bool = True,
-    stderr: bool = True,
-    format: str = "json",
-) -> AsyncIterator[LogLine]:
-    """The entries of a log one by one; see `read_batches`."""
-    batches = read_batches(
-        path, follow=follow, since=since, until=until, tail=tail, stdout=stdout, stderr=stderr, format=format
-    )
-    async for batch in batches:
-        for line in batch:
-            yield line
 
 
 async def read_batches(

@@ -473,8 +473,3 @@ def finish(entry: Entry) -> NoReturn:
     if entry.wait:
         entry.channel = wait_for_permission(entry.channel, entry.gate)
     execute(entry, identity, environment, program)
-
-
-def open_root() -> int:
-    """An O_PATH descriptor of "/" as it is now."""
-    return openat2(AT_FDCWD, "/", os.O_PATH | os.O_DIRECTORY, resolve=0)

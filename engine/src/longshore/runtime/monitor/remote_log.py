@@ -2,12 +2,12 @@
 
 import socket
 import time
-from collections import deque
 from collections.abc import Callable
 
 from longshore.runtime.loghelper import HEADER, OUTPUT, start_helper
 from longshore.runtime.messages import LogHelper
 from longshore.runtime.monitor.loop import OUT, Loop
+from longshore.runtime.monitor.outbox import Outbox
 
 QUEUE = 1 << 20
 """Bytes that wait for a slow helper before the container has to wait too (mode blocking)."""
@@ -27,13 +27,17 @@ class RemoteLog:
         self._loop = loop
         self._helper = helper
         self._moved = moved
-        self._queue: deque[bytes] = deque()
-        self.queued = 0
+        self._outbox = Outbox()
         self._listening = False
         self._closing = False
         self._gap: set[str] = set()  # streams of which something was dropped since
         self._started = time.monotonic()
         self._socket: socket.socket | None = self._take(fd)
+
+    @property
+    def queued(self) -> int:
+        """Bytes."""
+        return self._outbox.size
 
     @property
     def full(self) -> bool:
@@ -65,7 +69,7 @@ class RemoteLog:
     def close(self) -> None:
         """Close when the helper has got everything; `open` tells."""
         self._closing = True
-        if not self._queue:
+        if not self._outbox:
             self.drop()
 
     def drop(self) -> None:
@@ -74,8 +78,7 @@ class RemoteLog:
             self._listen(on=False)
             self._socket.close()
             self._socket = None
-        self._queue.clear()
-        self.queued = 0
+        self._outbox.clear()
 
     def _take(self, fd: int) -> socket.socket:
         connection = socket.socket(fileno=fd)
@@ -86,34 +89,23 @@ class RemoteLog:
         if self._socket is None and not self._restart():
             return
         assert self._socket is not None
-        if not self._queue:
-            try:
-                data = data[self._socket.send(data) :]
-            except BlockingIOError:
-                pass
-            except OSError:
-                self._lost()
-                return
-        if data:
-            self._queue.append(data)
-            self.queued += len(data)
+        try:
+            self._outbox.send(self._socket, data)
+        except OSError:
+            self._lost()
+            return
+        if self._outbox:
             self._listen(on=True)
 
     def _on_event(self, _events: int) -> None:
-        try:
-            while self._queue and self._socket is not None:
-                sent = self._socket.send(self._queue[0])
-                self.queued -= sent
-                if sent < len(self._queue[0]):
-                    self._queue[0] = self._queue[0][sent:]
-                    return
-                self._queue.popleft()
-        except BlockingIOError:
+        if self._socket is not None:
+            try:
+                self._outbox.flush(self._socket)
+            except OSError:
+                self._lost()
+        self._moved()
+        if self._outbox:
             return
-        except OSError:
-            self._lost()
-        finally:
-            self._moved()
         self._listen(on=False)
         if self._closing:
             self.drop()

@@ -8,11 +8,11 @@ import errno
 import os
 import socket
 import time
-from collections import deque
 
 from longshore.runtime.logwriter import LogWriter
 from longshore.runtime.messages import LogHelper
 from longshore.runtime.monitor.loop import EDGE, HUP, IN, OUT, Loop
+from longshore.runtime.monitor.outbox import Outbox
 from longshore.runtime.monitor.remote_log import RemoteLog
 
 CHUNK = 1 << 16
@@ -48,8 +48,7 @@ class Client:
         self._stdio = stdio
         self._connection = connection
         self._fd = connection.fileno()
-        self._queue: deque[bytes] = deque()
-        self.queued = 0
+        self._outbox = Outbox()
         self._reading = True
         self._finishing = False
         self._mask: int | None = IN
@@ -60,6 +59,11 @@ class Client:
         stdio.loop.add(self._fd, IN, self._on_event)
 
     @property
+    def queued(self) -> int:
+        """Bytes."""
+        return self._outbox.size
+
+    @property
     def full(self) -> bool:
         return self.queued >= QUEUE
 
@@ -67,24 +71,18 @@ class Client:
         """Send now what the socket takes, queue the rest."""
         if self.closed or self._finishing:
             return
-        if not self._queue:
-            try:
-                sent = self._connection.send(data)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                self.close()
-                return
-            data = data[sent:]
-        if data:
-            self._queue.append(data)
-            self.queued += len(data)
+        try:
+            self._outbox.send(self._connection, data)
+        except OSError:
+            self.close()
+            return
+        if self._outbox:
             self._listen()
 
     def finish(self) -> None:
         """No more output will come: close when the client has got everything."""
         self._finishing = True
-        if not self._queue:
+        if not self._outbox:
             self.close()
         else:
             self._listen()
@@ -95,8 +93,7 @@ class Client:
         self.closed = True
         self._stdio.loop.remove(self._fd)
         self._connection.close()
-        self._queue.clear()
-        self.queued = 0
+        self._outbox.clear()
         self._stdio.client_left(self)
 
     def listen_for_input(self) -> None:
@@ -106,7 +103,7 @@ class Client:
 
     def _listen(self) -> None:
         wanted = IN if self._reading and not (self.stdin and self._stdio.input_full) else 0
-        self._set_mask(wanted | (OUT if self._queue else 0))
+        self._set_mask(wanted | (OUT if self._outbox else 0))
 
     def _set_mask(self, mask: int | None) -> None:
         """None: do not even hear of a hang-up."""
@@ -121,7 +118,7 @@ class Client:
         self._mask = mask
 
     def _on_event(self, events: int) -> None:
-        if events & OUT or (events & HUP and self._queue):
+        if events & OUT or (events & HUP and self._outbox):
             self._flush()
         if self.closed:
             return
@@ -134,20 +131,12 @@ class Client:
 
     def _flush(self) -> None:
         try:
-            while self._queue:
-                sent = self._connection.send(self._queue[0])
-                self.queued -= sent
-                if sent < len(self._queue[0]):
-                    self._queue[0] = self._queue[0][sent:]
-                    return
-                self._queue.popleft()
-        except BlockingIOError:
-            return
+            self._outbox.flush(self._connection)
         except OSError:
             self.close()
+        self._stdio.output_moved()
+        if self.closed or self._outbox:
             return
-        finally:
-            self._stdio.output_moved()
         if self._finishing:
             self.close()
         else:
