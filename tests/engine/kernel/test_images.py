@@ -39,7 +39,11 @@ class World(Lab):
         self.said: list[dict[str, object]] = []
 
     async def load(self, data: bytes) -> list[Image]:
-        return await self.images.load(chunks(data), self.said.append)
+        return await self.images.load(chunks(data), self.hear)
+
+    def hear(self, message: dict[str, object]) -> None:
+        if "stream" in message:  # progress apart
+            self.said.append(message)
 
     async def save(self, *names: str) -> bytes:
         return b"".join([piece async for piece in self.images.save(names)])
@@ -233,7 +237,7 @@ async def test_import_applies_changes(world: World) -> None:
     assert image.tags == ("imp:1",)
     assert image.config.defaults.cmd == ["sh"]
     assert image.config.defaults.exposed_ports == {"80/tcp": {}}
-    assert world.images.history("imp:1")[0]["Comment"] == "from a test"
+    assert (await world.images.history("imp:1"))[0]["Comment"] == "from a test"
     assert image.layers[0].diff_id == sha256_of(busybox_layer())
     with pytest.raises(InvalidArgument):
         await world.images.import_(chunks(b"no tar" * 1000), "imp:2")
@@ -482,7 +486,7 @@ async def test_a_failed_pull_leaves_nothing(
 
 
 async def test_pull_without_a_registry(world: World) -> None:
-    with pytest.raises(Unavailable, match="pulling is not configured"):
+    with pytest.raises(Unavailable, match="no registry client is configured"):
         await world.images.pull("app:1", progress=world.said.append)
 
 

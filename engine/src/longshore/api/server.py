@@ -31,6 +31,7 @@ MODULES = (
     "execs",
     "archive",
     "images",
+    "image_transfer",
     "volumes",
     "networks",
     "events",

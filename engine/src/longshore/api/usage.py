@@ -5,9 +5,10 @@ from typing import Any
 
 from longshore.api.containers import image_name
 from longshore.api.http import AnyReply, Reply, Request, Route
-from longshore.api.images import summary_view
+from longshore.api.image_views import summary_view
 from longshore.api.views import summary, volume_view
 from longshore.core.images import Image
+from longshore.core.images_filters import shared_sizes
 from longshore.errors import InvalidArgument
 
 TYPES = ("container", "image", "volume", "build-cache")
@@ -33,21 +34,12 @@ def layers_size(images: list[Image]) -> int:
     return sum({layer.diff_id: layer.size for image in images for layer in image.layers}.values())
 
 
-def shared_sizes(images: list[Image]) -> dict[str, int]:
-    """By image id: bytes of the layers that another image has, too. Pure."""
-    users = Counter(diff_id for image in images for diff_id in {layer.diff_id for layer in image.layers})
-    return {
-        str(image.id): sum(layer.size for layer in image.layers if users[layer.diff_id] > 1)
-        for image in images
-    }
-
-
 def _images(request: Request, images: list[Image]) -> list[dict[str, Any]]:
     """Those of a plain list: steps of builds count for what is shared, and are not shown."""
     shared = shared_sizes(images)
     used = Counter(container.record.image_id for container in request.engine.containers.list(all=True))
     return [
-        summary_view(image, request.version, used[str(image.id)]) | {"SharedSize": shared[str(image.id)]}
+        summary_view(image, request.version, used[str(image.id)], shared[str(image.id)])
         for image in request.engine.images.list()
     ]
 

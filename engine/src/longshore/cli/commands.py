@@ -87,6 +87,7 @@ COMMANDS: Table = {
     "images": IMAGE["ls"],
     **{name: IMAGE[name] for name in ("pull", "push", "build", "tag", "history", "load", "save", "import")},
     "rmi": IMAGE["rm"],
+    "search": ("search:search_command", "Search a registry for images"),
     "login": ("login:login_command", "Log in to a registry"),
     "logout": ("login:logout_command", "Forget the login of a registry"),
     "apply": ("apply:apply_command", "Bring containers, networks and volumes to a desired state"),

@@ -11,14 +11,13 @@ from collections.abc import (
     AsyncIterable,
     AsyncIterator,
     Callable,
-    Iterable,
     Mapping,
     Sequence,
 )
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -27,18 +26,23 @@ from longshore.core.images_catalog import Catalog, blobs_of, chain_ids
 from longshore.core.images_filters import before as created_before
 from longshore.core.images_filters import filter_images, has_labels, history_of, truth
 from longshore.core.images_model import Image, Layer, Progress, Publisher, Puller
+from longshore.core.images_platforms import foreign_image, plan_drop
 from longshore.core.images_pull import Intake, Turns
+from longshore.core.images_push import Shipment, names_to_push, plan_shipment, pushed_messages, sources_for
 from longshore.core.images_removal import Surroundings, plan_removal
+from longshore.core.images_save import choose_images, plan_saved
 from longshore.core.images_streams import ThreadSource, from_thread, in_thread
 from longshore.errors import Conflict, EngineError, InvalidArgument, NotFound, Unavailable, Unsupported
 from longshore.oci.changes import apply_changes
-from longshore.oci.descriptor import OCI_CONFIG, OCI_MANIFEST, Descriptor, host_platform
+from longshore.oci.descriptor import OCI_CONFIG, OCI_MANIFEST, Descriptor, Platform, host_platform
 from longshore.oci.digest import Digest, digest_like, parse_digest, sha256_of
 from longshore.oci.image_config import ContainerDefaults, History, ImageConfig, RootFS, parse_image_config
 from longshore.oci.manifest import MAX_LAYERS, MAX_MANIFEST, Manifest, build_manifest, parse_manifest
 from longshore.oci.reference import Reference, parse_reference
+from longshore.oci.variants import Variant, attestations_of, choose, closure, variants
 from longshore.registry.auth import Credentials
-from longshore.storage.archive import Found, Saved, plan_archive, read_archive, write_archive
+from longshore.registry.progress import moving
+from longshore.storage.archive import Found, plan_archive, read_archive, write_archive
 from longshore.storage.compression import CompressionError, decompressed
 from longshore.storage.content import ContentStore
 from longshore.storage.layers import EMPTY_LAYER, LayerStore
@@ -46,6 +50,7 @@ from longshore.storage.tarstream import CHUNK
 
 if TYPE_CHECKING:
     from longshore.registry.client import Described, Pulled
+    from longshore.registry.listing import SearchResult
 
 log = logging.getLogger("longshore.images")
 
@@ -54,6 +59,9 @@ __all__ = ["Image", "Images", "Layer", "Progress", "Puller"]
 UNPACKED_AT_ONCE = 2
 _SETTLE_AFTER = 5.0  # seconds: a build's layers are flushed together
 _Images = list[Image]  # inside the class `list` is a method
+_References = list[Reference]
+_Variants = list[Variant]
+_Attestations = list[tuple[str, Descriptor]]
 _Records = list[dict[str, str]]
 
 
@@ -96,9 +104,10 @@ class Images:
         images = filter_images(self._catalog.all(), filters or {}, self.get, datetime.now(UTC))
         return [image for image in images if all or image.references or not self._catalog.children(image.id)]
 
-    def history(self, name: str) -> "_History":
-        """Docker's history table, newest step first."""
-        return history_of(self.get(name), self._catalog.by_id)
+    async def history(self, name: str, platform: Platform | None = None) -> "_History":
+        """Docker's history table, newest step first. Raises NotFound."""
+        image = await self.of_platform(name, platform) if platform else self.get(name)
+        return history_of(image, self._catalog.by_id)
 
     def rootfs(self, image: Image) -> tuple[str, ...]:
         """Names of the unpacked layers for OverlayRoot.lowers, newest first. Never empty."""
@@ -122,8 +131,7 @@ class Images:
     ) -> Image:
         """Fetch from a registry, unpack, name. Raises what the registry client raises, and OutOfSpace."""
         wanted = parse_reference(reference).with_default_tag()
-        if self.registry is None:
-            raise Unavailable("pulling is not configured", detail=str(wanted))
+        registry = self._client(wanted)
         downloaded: set[object] = set()
 
         def fetched(message: Mapping[str, object]) -> None:
@@ -138,10 +146,11 @@ class Images:
                 progress(message)
 
         async with self._operation(f"pull of {wanted.familiar}"):
-            pulled = await self._fetch(self.registry, wanted, platform, auth, fetched)
+            pulled = await self._fetch(registry, wanted, platform, auth, fetched)
             names = [wanted.canonical, f"{wanted.name}@{pulled.digest}"]
             known = self._catalog.by_name(names[0])
-            found = Found(pulled.config, pulled.layers, pulled.manifest, pulled.descriptor.media_type)
+            kind = pulled.descriptor.media_type
+            found = Found(pulled.config, pulled.layers, pulled.manifest, kind, target=pulled.index)
             image = await self._register(found, names, progress=unpacked)
         self.content.release(blobs_of(image))
         fresh = known is None or known.id != image.id
@@ -169,29 +178,59 @@ class Images:
                 raise Unavailable(f"cannot reach the registry {wanted.domain}", detail=str(cause)) from cause
             raise cause from None
 
+    async def pull_all(
+        self, name: str, *, platform: str = "", auth: Credentials | None = None, progress: Progress
+    ) -> None:
+        """Every tag of a repository, one after another. Raises as `pull`."""
+        wanted = parse_reference(name)
+        for tag in await self._client(wanted).tags(wanted, auth=auth):
+            await self.pull(f"{wanted.name}:{tag}", platform=platform, auth=auth, progress=progress)
+
+    def _client(self, subject: object) -> Puller:
+        if self.registry is None:
+            raise Unavailable("no registry client is configured", detail=str(subject))
+        return self.registry
+
+    async def search(
+        self, term: str, *, limit: int, auth: Credentials | None = None
+    ) -> "Sequence[SearchResult]":
+        """Repositories of the term's registry, of Docker Hub where it names none."""
+        return await self._client(term).search(term, limit=limit, auth=auth)
+
+    def download(self, url: str) -> AsyncGenerator[bytes]:
+        """The bytes behind a URL, to import. Raises InvalidArgument, Unavailable."""
+        return self._client(url).download(url)
+
     async def describe(self, reference: str, auth: Credentials | None = None) -> "Described":
         """What the registry has under a name; nothing is fetched. Raises what the registry client raises."""
         wanted = parse_reference(reference).with_default_tag()
-        if self.registry is None:
-            raise Unavailable("no registry client is configured", detail=str(wanted))
-        return await self.registry.describe(wanted, auth=auth)
+        return await self._client(wanted).describe(wanted, auth=auth)
 
     async def login(self, credentials: Credentials) -> None:
         """Show a login to its registry. Raises Unauthorized, Unavailable."""
-        if self.registry is None:
-            raise Unavailable("no registry client is configured")
-        await self.registry.login(credentials)
+        await self._client(credentials.server_address).login(credentials)
 
-    async def load(self, chunks: AsyncIterable[bytes], progress: Progress) -> _Images:
-        """All images of a `docker save` archive or OCI layout, compressed or not."""
+    async def load(
+        self, chunks: AsyncIterable[bytes], progress: Progress, platform: Platform | None = None
+    ) -> _Images:
+        """All images of a `docker save` archive or OCI layout, compressed or not.
+
+        Of an image with several platforms all are kept, or the named one.
+        """
         loaded: _Images = []
+
+        def unpacked(message: dict[str, object]) -> None:
+            if "total" in (detail := cast("Mapping[str, int]", message["progressDetail"])):
+                size = detail["total"]
+                progress(moving("Loading layer", str(message["id"]), size, size))
+
         async with self._operation("load of an archive"):
             found = await ThreadSource(chunks).feed(
-                lambda source: read_archive(source, self.content, host_platform())
+                lambda source: read_archive(source, self.content, platform)
             )
             for one in found:
                 before = {name: self._catalog.by_name(name) for name in one.references}
-                image = await self._register(one, one.references)
+                image = await self._register(one, one.references, progress=unpacked)
                 loaded.append(image)
                 self._tell("load", image, str(image.id))
                 for name in one.references:
@@ -211,17 +250,18 @@ class Images:
         reference: str = "",
         changes: Sequence[str] = (),
         message: str = "",
+        platform: Platform | None = None,
     ) -> Image:
         """An image of one layer from a root directory's tar, compressed or not."""
         names = [parse_reference(reference).with_default_tag().canonical] if reference else []
         defaults = apply_changes(ContainerDefaults(), changes)
         async with self._operation(f"import of {reference or 'a root directory'}"):
             descriptor, diff_id = await ThreadSource(chunks).feed(self._import_layer)
-            here, now = host_platform(), _now()
+            of, now = platform or host_platform(), _now()
             config = ImageConfig(
-                architecture=here.architecture,
-                os=here.os,
-                variant=here.variant,
+                architecture=of.architecture,
+                os=of.os,
+                variant=of.variant,
                 rootfs=RootFS(diff_ids=[str(diff_id)]),
                 created=now,
                 config=defaults,
@@ -326,32 +366,86 @@ class Images:
 
     # Going out
 
-    async def save(self, names: Sequence[str]) -> AsyncIterator[bytes]:
+    def to_push(self, name: str, tag: str = "") -> _References:
+        """The names that a push of this one means. Raises NotFound, InvalidArgument."""
+        return names_to_push(name, tag, self._catalog.names())
+
+    async def push(
+        self,
+        name: str,
+        tag: str = "",
+        *,
+        platform: Platform | None = None,
+        auth: Credentials | None = None,
+        progress: Progress,
+    ) -> None:
+        """To the registry that the name tells of; without a tag all of the repository's.
+
+        What was pulled and is unchanged arrives with the digest it had. Raises what the registry client raises.
+        """
+        references = self.to_push(name, tag)
+        progress({"status": f"The push refers to repository [{references[0].name}]"})
+        for reference in references:
+            await self._push(reference, platform, auth, progress)
+
+    async def _push(
+        self, reference: Reference, platform: Platform | None, auth: Credentials | None, progress: Progress
+    ) -> None:
+        registry = self._client(reference)
+        image = self.get(reference.familiar)
+        with self.content.lease(f"push of {reference.familiar}") as kept:
+            kept.update(self._catalog.parts(reference.canonical) | blobs_of(image))
+            shipment = await self._shipment(registry, image, reference, platform, auth)
+            try:
+                await registry.push(
+                    reference,
+                    shipment.cargo,
+                    auth=auth,
+                    content=self.content,
+                    progress=lambda message: progress(dict(message)),
+                )
+            except (OSError, TimeoutError) as cause:
+                raise Unavailable(
+                    f"cannot reach the registry {reference.domain}", detail=str(cause)
+                ) from cause
+        pushed = shipment.target
+        if self._catalog.by_id(image.id):  # else it was removed meanwhile
+            self._catalog.name(f"{reference.name}@{pushed.digest}", image.id, pushed)
+        for message in pushed_messages(str(reference.tag), shipment):
+            progress(message)
+        self._tell("push", image, reference.familiar, id=reference.familiar)
+
+    async def _shipment(
+        self,
+        registry: Puller,
+        image: Image,
+        reference: Reference,
+        platform: Platform | None,
+        auth: Credentials | None,
+    ) -> Shipment:
+        target = self._catalog.target(reference.canonical)
+        found = await in_thread(variants, target, self.content)
+        sources = sources_for(reference, self._catalog.names(), self._catalog.parts)
+        if platform is not None:
+            one = choose(found, platform, reference.familiar)
+            return plan_shipment(one.descriptor, (), one, (), sources)
+        (own,) = await in_thread(variants, image.manifest, self.content)
+        lacking = [v.descriptor for v in found if not v.available]
+        lacked = await registry.lacks(reference, lacking, auth=auth) if lacking else []
+        elsewhere = {one.digest for one in lacking} - {one.digest for one in lacked}
+        return plan_shipment(target, found, own, elsewhere, sources)
+
+    async def save(self, names: Sequence[str], platform: Platform | None = None) -> AsyncIterator[bytes]:
         """One archive for `docker load` and skopeo. A repository without a tag means all of its tags."""
-        chosen: dict[Digest, tuple[Image, dict[Reference, None]]] = {}
-        for name in names:
-            for image, tags in self._to_save(name):
-                chosen.setdefault(image.id, (image, {}))[1].update(dict.fromkeys(tags))
-        saved = [_saved(image, tuple(tags)) for image, tags in chosen.values()]
-        with self.content.lease() as kept:
-            kept.update(digest for image, _ in chosen.values() for digest in blobs_of(image))
+        choices = choose_images(names, self._catalog.all(), self.get, self._catalog.target)
+        with self.content.lease("save") as kept:
+            for choice in choices:
+                kept.update(closure(choice.target, self.content) | blobs_of(choice.image))
+            saved = [await in_thread(plan_saved, choice, self.content, platform) for choice in choices]
             async for piece in from_thread(write_archive(plan_archive(saved), self.content)):
                 yield piece
-        for image, _ in chosen.values():
-            self._tell("save", image, str(image.id))
-
-    def _to_save(self, name: str) -> Iterable[tuple[Image, tuple[Reference, ...]]]:
-        try:
-            reference = parse_reference(name)
-        except InvalidArgument:
-            return [(self.get(name), ())]
-        if not reference.tag and not reference.digest:
-            parsed = [(image, parse_reference(tag)) for image in self._catalog.all() for tag in image.tags]
-            if found := [(image, (tag,)) for image, tag in parsed if tag.name == reference.name]:
-                return found
-        image = self.get(name)
-        by_name = reference.canonical in image.references and not reference.digest
-        return [(image, (reference.with_default_tag(),) if by_name else ())]
+        for choice in choices:
+            self._tell("save", choice.image, str(choice.image.id))
 
     # Names
 
@@ -361,14 +455,62 @@ class Images:
         target = parse_reference(reference).with_default_tag()
         if target.digest:
             raise InvalidArgument("refusing to create a tag with a digest reference", detail=reference)
-        self._catalog.name(target.canonical, image.id)
+        self._catalog.name(target.canonical, image.id, self.target(image, name))
+        self._catalog.note_tagged(image.id, _now())
         self._tell("tag", image, target.familiar)
 
-    async def remove(self, name: str, *, force: bool = False, prune: bool = True) -> _Records:
-        """`docker rmi`: see images_removal. Raises NotFound, Conflict."""
-        records = self._remove(self.get(name), name, force=force, prune=prune)
+    def target(self, image: Image, name: str) -> Descriptor:
+        """What a name of an image stands for: an index, or a manifest; an id stands for the image's own manifest."""
+        try:
+            canonical = parse_reference(name).canonical
+        except InvalidArgument:
+            return image.manifest
+        return self._catalog.target(canonical) if canonical in image.references else image.manifest
+
+    async def remove(
+        self, name: str, *, force: bool = False, prune: bool = True, platforms: Sequence[Platform] = ()
+    ) -> _Records:
+        """`docker rmi`: see images_removal. Only the content of some platforms, where they are named.
+
+        Raises NotFound, Conflict.
+        """
+        image = self.get(name)
+        if platforms:
+            records = await self._drop(image, name, platforms)
+        else:
+            records = self._remove(image, name, force=force, prune=prune)
         await self.collect()
         return records
+
+    async def _drop(self, image: Image, name: str, platforms: Sequence[Platform]) -> _Records:
+        target = self.target(image, name)
+        found = await in_thread(variants, target, self.content)
+        gone = plan_drop(found, platforms, name, image.id)
+        self._catalog.drop(target, gone)
+        return [{"Deleted": digest} for digest in gone]
+
+    async def variants(self, name: str) -> tuple[Image, _Variants]:
+        """An image and the manifests behind this name of it, one for each platform. Raises NotFound."""
+        image = self.get(name)
+        return image, await in_thread(variants, self.target(image, name), self.content)
+
+    async def attestations(self, name: str, platform: Platform | None = None) -> _Attestations:
+        """What is attested of an image: descriptors whose bytes `content` has, by the kind of statement.
+
+        Raises NotFound.
+        """
+        _, found = await self.variants(name)
+        return attestations_of(found, choose(found, platform or host_platform(), name))
+
+    async def of_platform(self, name: str, platform: Platform) -> Image:
+        """What a name is on another platform; sizes are those of the packed layers where it was never unpacked.
+
+        Raises NotFound.
+        """
+        image, found = await self.variants(name)
+        one = choose(found, platform, name)
+        known = self._catalog.by_id(one.parts[0].blob)
+        return known or foreign_image(one, image)
 
     def _remove(self, image: Image, name: str, *, force: bool, prune: bool) -> _Records:
         around = Surroundings(self._catalog.children, self.in_use, self.running, self._catalog.by_id)
@@ -507,7 +649,7 @@ class Images:
             parent=known.parent if known else parent,
             config_blob=config_blob if config_blob != id else None,
         )
-        self._catalog.insert(image, references)
+        self._catalog.insert(image, references, found.target)
         self._settle_soon()
         return self._catalog.by_id(id) or image
 
@@ -568,11 +710,6 @@ def _config_blob(manifest: bytes) -> Digest:
 def _packed(image: Image, content: ContentStore) -> tuple[tuple[Descriptor, ...], bytes, str]:
     layers = tuple(layer.descriptor for layer in image.layers)
     return layers, content.read(image.manifest.blob, MAX_MANIFEST), image.manifest.media_type
-
-
-def _saved(image: Image, tags: tuple[Reference, ...]) -> Saved:
-    config = Descriptor(OCI_CONFIG, str(image.id), len(image.raw_config))
-    return Saved(image.manifest, config, tuple(layer.descriptor for layer in image.layers), tags)
 
 
 def _renamed(familiar: str, old: Image) -> str:

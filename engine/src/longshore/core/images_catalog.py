@@ -18,6 +18,7 @@ from longshore.oci.digest import Digest, parse_digest, sha256_of
 from longshore.oci.image_config import parse_image_config
 from longshore.oci.manifest import MAX_MANIFEST
 from longshore.oci.reference import parse_reference
+from longshore.oci.variants import closure
 from longshore.storage.content import ContentStore
 
 _SCHEMA = (
@@ -31,6 +32,11 @@ _SCHEMA = (
     )
     """,
     "ALTER TABLE images ADD COLUMN config TEXT NOT NULL DEFAULT ''",
+    """
+    ALTER TABLE images ADD COLUMN tagged TEXT NOT NULL DEFAULT '';
+    ALTER TABLE image_references ADD COLUMN target TEXT NOT NULL DEFAULT '';
+    CREATE TABLE images_dropped (manifest TEXT PRIMARY KEY)
+    """,
 )
 _HEX = re.compile(r"[0-9a-f]{1,64}")
 
@@ -46,7 +52,10 @@ class Catalog:
         self._database = database
         database.migrate("images", _SCHEMA)
         self._images: dict[Digest, Image] = {}  # without their names
+        self._content = content
         self._names: dict[str, Digest] = {}
+        self._targets: dict[str, Descriptor] = {}  # what each name stands for: a manifest or an index
+        self._held: dict[Digest, tuple[int, frozenset[Digest]]] = {}  # by target: its names, all its parts
         self._names_of: defaultdict[Digest, set[str]] = defaultdict(set)
         self._blobs: Counter[Digest] = Counter()
         self._layers: Counter[Digest] = Counter()
@@ -56,9 +65,10 @@ class Catalog:
                 self._remember(_from_row(row, content))
             except (NotFound, InvalidArgument, msgspec.MsgspecError):
                 self.damaged.append(str(row["id"]))
+        self.dropped = {str(row["manifest"]) for row in database.all("SELECT * FROM images_dropped")}
         for row in database.all("SELECT * FROM image_references"):
             if (id := parse_digest(str(row["image"]))) in self._images:
-                self._name(str(row["reference"]), id)
+                self._name(str(row["reference"]), id, self._stored_target(row, id))
 
     # Questions
 
@@ -99,6 +109,18 @@ class Catalog:
         visible = [self._named(image) for image in self._images.values() if not image.hidden]
         return sorted(visible, key=lambda image: (image.created, str(image.id)), reverse=True)
 
+    def names(self) -> list[str]:
+        """All names, canonical."""
+        return list(self._names)
+
+    def target(self, canonical: str) -> Descriptor:
+        """What a name stands for: the manifest, or the index with manifests for several platforms."""
+        return self._targets[canonical]
+
+    def parts(self, canonical: str) -> frozenset[Digest]:
+        """All that the target of a name is made of, itself included; not all of it need be here."""
+        return self._held[self._targets[canonical].blob][1]
+
     def hidden(self) -> list[Image]:
         return [image for image in self._images.values() if image.hidden]
 
@@ -117,8 +139,14 @@ class Catalog:
 
     # Changes
 
-    def insert(self, image: Image, references: Iterable[str] = ()) -> list[tuple[str, Digest]]:
-        """Add an image, or show it again, and name it; returns the names it took and from whom."""
+    def insert(
+        self, image: Image, references: Iterable[str] = (), target: Descriptor | None = None
+    ) -> list[tuple[str, Digest]]:
+        """Add an image, or show it again, and name it; returns the names it took and from whom.
+
+        `target`: the index that the names stand for, where it is not the image's own manifest.
+        """
+        target = target or image.manifest
         with self._database.transaction():
             layers = [_StoredLayer(la.descriptor, str(la.diff_id), la.size) for la in image.layers]
             self._database.execute(
@@ -135,20 +163,40 @@ class Catalog:
                 str(image.config_blob or ""),
             )
             for reference in references:
-                self._store_name(reference, image.id)
+                self._store_name(reference, image.id, target)
+            self._database.execute("DELETE FROM images_dropped WHERE manifest = ?", image.manifest.digest)
+        self.dropped.discard(image.manifest.digest)
+        known = self._images.get(image.id)
         self._forget(image.id)
-        self._remember(image)
-        return [taken for reference in references if (taken := self._name(reference, image.id))]
+        self._remember(replace(image, tagged=known.tagged if known else ""))
+        self._refresh(target)
+        return [taken for reference in references if (taken := self._name(reference, image.id, target))]
 
-    def name(self, reference: str, id: Digest) -> Digest | None:
+    def name(self, reference: str, id: Digest, target: Descriptor | None = None) -> Digest | None:
         """Point a name at an image; returns the image it pointed at before, if another."""
-        self._store_name(reference, id)
-        taken = self._name(reference, id)
+        target = target or self._images[id].manifest
+        self._store_name(reference, id, target)
+        taken = self._name(reference, id, target)
         return taken[1] if taken else None
+
+    def note_tagged(self, id: Digest, when: str) -> None:
+        """`when`: RFC 3339."""
+        self._database.execute("UPDATE images SET tagged = ? WHERE id = ?", when, str(id))
+        self._images[id] = replace(self._images[id], tagged=when)
+
+    def drop(self, target: Descriptor, manifests: Iterable[str]) -> None:
+        """Give up some manifests of an index: their content is needed by it no longer."""
+        gone = set(manifests)
+        with self._database.transaction():
+            for manifest in gone:
+                self._database.execute("INSERT OR IGNORE INTO images_dropped VALUES (?)", manifest)
+        self.dropped |= gone
+        self._refresh(target)
 
     def unname(self, reference: str) -> None:
         self._database.execute("DELETE FROM image_references WHERE reference = ?", reference)
         self._names_of[self._names.pop(reference)].discard(reference)
+        self._let_go(self._targets.pop(reference))
 
     def hide(self, id: Digest) -> None:
         """The image is gone for users; its containers can still start."""
@@ -160,23 +208,58 @@ class Catalog:
         self._database.execute("DELETE FROM images WHERE id = ?", str(id))
         for reference in self._names_of.pop(id, set()):
             del self._names[reference]
+            self._let_go(self._targets.pop(reference))
         self._forget(id)
 
-    def _store_name(self, reference: str, id: Digest) -> None:
+    def _store_name(self, reference: str, id: Digest, target: Descriptor) -> None:
         self._database.execute(
-            "INSERT INTO image_references VALUES (?, ?)"
-            " ON CONFLICT (reference) DO UPDATE SET image = excluded.image",
+            "INSERT INTO image_references (reference, image, target) VALUES (?, ?, ?)"
+            " ON CONFLICT (reference) DO UPDATE SET image = excluded.image, target = excluded.target",
             reference,
             str(id),
+            msgspec.json.encode(target).decode(),
         )
 
-    def _name(self, reference: str, id: Digest) -> tuple[str, Digest] | None:
+    def _stored_target(self, row: dict[str, object], id: Digest) -> Descriptor:
+        """Names that were given before there were targets stand for the manifest."""
+        text = str(row["target"])
+        return msgspec.json.decode(text, type=Descriptor) if text else self._images[id].manifest
+
+    def _name(self, reference: str, id: Digest, target: Descriptor) -> tuple[str, Digest] | None:
         before = self._names.get(reference)
         if before is not None:
             self._names_of[before].discard(reference)
+        self._hold(target)
+        if reference in self._targets:
+            self._let_go(self._targets[reference])
         self._names[reference] = id
+        self._targets[reference] = target
         self._names_of[id].add(reference)
         return (reference, before) if before not in (None, id) else None
+
+    def _hold(self, target: Descriptor) -> None:
+        names, parts = self._held.get(target.blob, (0, frozenset[Digest]()))
+        if not names:
+            parts = closure(target, self._content, self.dropped)
+            self._blobs.update(parts)
+        self._held[target.blob] = (names + 1, parts)
+
+    def _let_go(self, target: Descriptor) -> None:
+        names, parts = self._held[target.blob]
+        if names > 1:
+            self._held[target.blob] = (names - 1, parts)
+            return
+        del self._held[target.blob]
+        self._blobs.subtract(parts)
+
+    def _refresh(self, target: Descriptor) -> None:
+        """Look again what a target is made of: documents that were missing have come, or some were given up."""
+        if target.blob in self._held:
+            names, old = self._held[target.blob]
+            parts = closure(target, self._content, self.dropped)
+            self._blobs.update(parts)
+            self._blobs.subtract(old)
+            self._held[target.blob] = (names, parts)
 
     def _named(self, image: Image) -> Image:
         names = sorted(self._names_of.get(image.id, ()))
@@ -228,4 +311,5 @@ def _from_row(row: dict[str, object], content: ContentStore) -> Image:
         parent=parse_digest(str(row["parent"])) if row["parent"] else None,
         hidden=bool(row["hidden"]),
         config_blob=parse_digest(str(row["config"])) if row["config"] else None,
+        tagged=str(row["tagged"]),
     )

@@ -1,6 +1,7 @@
-"""Filters of the image list and of prune, and the history table. Pure."""
+"""Filters of the image list and of prune, the history table, and what images share. Pure."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -149,3 +150,12 @@ def history_of(image: Image, find: Callable[[Digest], Image | None]) -> list[dic
         row["Id"], row["Tags"] = str(current.id), list(current.tags) or None
         current = find(current.parent) if current.parent else None
     return rows
+
+
+def shared_sizes(images: Sequence[Image]) -> dict[str, int]:
+    """By image id: bytes of the layers that another image has, too. Pure."""
+    users = Counter(diff_id for image in images for diff_id in {layer.diff_id for layer in image.layers})
+    return {
+        str(image.id): sum(layer.size for layer in image.layers if users[layer.diff_id] > 1)
+        for image in images
+    }

@@ -1,6 +1,6 @@
 """Images as values, and what `Images` needs from a registry client."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,7 +12,10 @@ from longshore.oci.reference import Reference
 if TYPE_CHECKING:
     from longshore.core.images_pull import Intake
     from longshore.registry.auth import Credentials
+    from longshore.registry.cargo import Cargo
     from longshore.registry.client import Described, Pulled
+    from longshore.registry.listing import SearchResult
+    from longshore.storage.content import ContentStore
 
 Progress = Callable[[dict[str, object]], None]
 """Gets Docker's progress messages, in the thread of the event loop."""
@@ -44,12 +47,14 @@ class Image:
     digests: tuple[str, ...] = ()  # familiar: "busybox@sha256:…" (RepoDigests)
     hidden: bool = False  # removed by force while containers used it; goes with the last of them
     config_blob: Digest | None = None  # what the manifest calls the config, where that is not its sha256
+    tagged: str = ""  # RFC 3339: when it was named here the last time; "" when it never was
 
 
 class Puller(Protocol):
-    """A registry client. `progress` gets Docker's messages up to "Download complete"; Images adds the rest.
+    """A registry client.
 
-    Every blob that the result names is in the sink then, and verified; see registry.client.Sink.
+    `progress` of `pull` gets Docker's messages up to "Download complete", Images adds the rest. Every blob that the
+    result names is in the sink then, and verified; see registry.client.Sink.
     """
 
     async def pull(
@@ -61,6 +66,28 @@ class Puller(Protocol):
         sink: "Intake",
         progress: "Callable[[Mapping[str, object]], None]",
     ) -> "Pulled": ...
+
+    async def push(
+        self,
+        reference: Reference,
+        cargo: "Cargo",
+        *,
+        auth: "Credentials | None" = None,
+        content: "ContentStore",
+        progress: "Callable[[Mapping[str, object]], None]",
+    ) -> None: ...
+
+    async def lacks(
+        self, reference: Reference, manifests: Sequence[Descriptor], *, auth: "Credentials | None" = None
+    ) -> list[Descriptor]: ...
+
+    async def tags(self, reference: Reference, *, auth: "Credentials | None" = None) -> list[str]: ...
+
+    async def search(
+        self, term: str, *, limit: int, auth: "Credentials | None" = None
+    ) -> "Sequence[SearchResult]": ...
+
+    def download(self, url: str) -> AsyncGenerator[bytes]: ...
 
     async def describe(self, reference: Reference, *, auth: "Credentials | None" = None) -> "Described": ...
 

@@ -73,6 +73,22 @@ def host_platform() -> Platform:
     return Platform(architecture=architecture, os="linux", variant=variant)
 
 
+def decode_platform(text: str) -> Platform | None:
+    """A platform as the API takes it since 1.46, `{"os": …, "architecture": …}`, or as people write it; None for "".
+
+    Raises InvalidArgument.
+    """
+    if not text.startswith("{"):
+        return parse_platform(text) if text else None
+    try:
+        platform = msgspec.json.decode(text, type=Platform)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
+        raise InvalidArgument("failed to parse platform", detail=str(cause)) from cause
+    if not platform.os or not platform.architecture:
+        raise InvalidArgument("failed to parse platform", detail="both os and architecture must be provided")
+    return platform
+
+
 def parse_platform(text: str) -> Platform:
     """`os/arch[/variant]`, `arch` or `os` alone; "" is this machine. Raises InvalidArgument."""
     host = host_platform()

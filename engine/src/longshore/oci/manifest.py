@@ -138,6 +138,24 @@ def _judged(manifest: Manifest) -> Manifest:
     return manifest
 
 
+class _Parts(msgspec.Struct, rename="camel"):
+    config: Descriptor | None = None
+    layers: list[Descriptor] = []
+    manifests: list[Descriptor] = []
+
+
+def parts_of(data: bytes) -> list[Descriptor]:
+    """Everything that a manifest or index is made of; nothing where it cannot be read.
+
+    More patient than `parse_manifest`: attestations and other artifacts, which no container runs from, have parts too.
+    """
+    try:
+        parts = msgspec.json.decode(data, type=_Parts)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return []
+    return [*([parts.config] if parts.config else []), *parts.layers, *parts.manifests]
+
+
 def build_manifest(config: Descriptor, layers: Sequence[Descriptor]) -> bytes:
     """The OCI manifest of an image made here. Equal input gives equal bytes."""
     manifest = Manifest(

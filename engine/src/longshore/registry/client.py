@@ -1,4 +1,4 @@
-"""Pull from a registry: the client half of the OCI distribution specification 1.1 (pull: end-2, end-3).
+"""The client of registries: pulling here (OCI distribution specification 1.1, end-2 and end-3), pushing in `push`.
 
 What a registry says is never trusted: every byte passes a writer that knows the digest it must end with,
 media types are judged before anything is fetched, `urls` of foreign layers are not followed, and credentials go
@@ -7,7 +7,7 @@ to the host they were meant for, never along a redirect to another one.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -30,12 +30,16 @@ from longshore.oci.descriptor import (
 from longshore.oci.digest import Digest, digest_like, sha256_of
 from longshore.oci.image_config import parse_image_config
 from longshore.oci.manifest import MAX_MANIFEST, Index, Manifest, parse_manifest
-from longshore.oci.reference import Reference
+from longshore.oci.reference import DEFAULT_DOMAIN, Reference
+from longshore.registry import listing
 from longshore.registry.auth import Credentials
-from longshore.registry.hosts import PULL, RESOLVE, Endpoint, RegistryRules
+from longshore.registry.cargo import Cargo, scopes
+from longshore.registry.download import download
+from longshore.registry.hosts import PULL, PUSH, RESOLVE, Endpoint, RegistryRules
 from longshore.registry.hosts_toml import plan_endpoints
 from longshore.registry.patience import Pace, Patience, RetryError
 from longshore.registry.progress import Progress, moving, standing
+from longshore.registry.push import Content, lacks, push
 from longshore.registry.transport import FOUND, RegistryHost, read_all
 
 T = TypeVar("T")
@@ -84,6 +88,7 @@ class Pulled:
     config: bytes
     layers: tuple[Descriptor, ...]
     digest: Digest  # what the reference named: of the index, where there is one
+    index: Descriptor | None = None  # the index that the manifest was chosen from; it is in the sink
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,23 +153,86 @@ class RegistryClient:
             lambda host, attempts: _Documents(host, reference, attempts).describe(),
         )
 
+    async def push(
+        self,
+        reference: Reference,
+        cargo: Cargo,
+        *,
+        auth: Credentials | None = None,
+        content: Content,
+        progress: Progress,
+    ) -> None:
+        """Send what the registry lacks of an image. Mirrors have no part in it. Raises as `push.push`."""
+        async with self.session() as session:
+            host = self._host(session, reference, auth, PUSH, scopes=scopes(reference, cargo))
+            await push(host, reference, cargo, content=content, progress=progress)
+
+    async def lacks(
+        self, reference: Reference, manifests: Sequence[Descriptor], *, auth: Credentials | None = None
+    ) -> list[Descriptor]:
+        """Those of some manifests that the reference's repository does not have. Raises as `pull`."""
+        async with self.session() as session:
+            return await lacks(self._host(session, reference, auth, PUSH), manifests)
+
+    async def tags(self, reference: Reference, *, auth: Credentials | None = None) -> list[str]:
+        """All tags of a repository. Raises as `pull`."""
+        return await self._ask(reference, auth, RESOLVE, lambda host, _attempts: listing.tags(host))
+
+    async def search(
+        self, term: str, *, limit: int, auth: Credentials | None = None
+    ) -> list[listing.SearchResult]:
+        """Docker Hub's answer, or the repositories of the term's registry that have the rest in their name.
+
+        Raises NotFound (a registry without a catalogue), Unauthorized, Unavailable.
+        """
+        domain, text = listing.split_term(term)
+        async with self.session() as session:
+            if domain == DEFAULT_DOMAIN:
+                return await listing.search_hub(session, text, limit)
+            host = RegistryHost(session, self._own(domain), None, auth, patience=self._patience)
+            names = await listing.repositories(host)
+        found = [listing.SearchResult(f"{domain}/{name}") for name in names if text in name]
+        return found[:limit]
+
+    async def download(self, url: str) -> AsyncGenerator[bytes]:
+        """See `download.download`."""
+        async with self.session() as session:
+            async for piece in download(session, url):
+                yield piece
+
     async def login(self, credentials: Credentials) -> None:
         """Show a login to its registry, Docker Hub without an address. Raises Unauthorized, Unavailable."""
         name = credentials.server_address.partition("://")[2] or credentials.server_address
         name = name.partition("/")[0]
         if name in ("", "docker.io", "index.docker.io"):
             name = "docker.io"
-        own = [found for found in plan_endpoints(self._rules, name, PULL) if not found.is_mirror] or [
-            self._rules.own(name)
-        ]
         async with self.session() as session:
-            host = RegistryHost(session, own[-1], None, credentials.login, patience=self._patience)
+            host = RegistryHost(session, self._own(name), None, credentials.login, patience=self._patience)
 
             async def once() -> None:
                 async with host.get(""):
                     pass
 
             await self._patience.persist(once, f"the answer of {host.name}", 1)
+
+    def _own(self, domain: str) -> Endpoint:
+        """The registry itself, no mirror of it."""
+        found = [one for one in plan_endpoints(self._rules, domain, PULL) if not one.is_mirror]
+        return found[-1] if found else self._rules.own(domain)
+
+    def _host(
+        self,
+        session: aiohttp.ClientSession,
+        reference: Reference,
+        auth: Credentials | None,
+        capability: str,
+        scopes: Sequence[str] = (),
+    ) -> RegistryHost:
+        """The first host that a reference's images may be sent to."""
+        endpoint = self.endpoints(reference, capability)[0]
+        return RegistryHost(
+            session, endpoint, reference, auth, patience=self._patience, verb="push", scopes=scopes
+        )
 
     def session(self) -> aiohttp.ClientSession:
         """For the requests of one operation; the caller closes it."""
@@ -277,7 +345,10 @@ class _Pull(_Documents):
         named = self.reference.digest or sha256_of(data)
         descriptor = Descriptor(media_type=kind, digest=str(named), size=len(data))
         parsed = self.parse(data, kind)
+        index = None
         if isinstance(parsed, Index):
+            index = msgspec.structs.replace(descriptor, media_type=kind or parsed.media_type or OCI_INDEX)
+            self.sink.put(data)  # pushed again later, it has to be the same
             chosen = parsed.choose(parse_platform(self.platform))
             data, kind = await self.document(f"manifests/{chosen.digest}", chosen.blob)
             descriptor = msgspec.structs.replace(chosen, media_type=kind or chosen.media_type, size=len(data))
@@ -292,7 +363,7 @@ class _Pull(_Documents):
         await asyncio.to_thread(self.sink.put, config, parsed.config.blob)
         self.sink.expect(config, parsed.layers)
         await self.layers(parsed.layers)
-        return Pulled(data, descriptor, config, tuple(parsed.layers), named)
+        return Pulled(data, descriptor, config, tuple(parsed.layers), named, index)
 
     async def layers(self, layers: Sequence[Descriptor]) -> None:
         """In parallel; the first failure ends the others."""

@@ -39,7 +39,9 @@ class Patience:
     window: float = 60.0  # over which a download must not be slower than
     slowest: int = 1024  # bytes per second
 
-    async def persist(self, once: Callable[[], Awaitable[T]], what: str, attempts: int) -> T:
+    async def persist(
+        self, once: Callable[[], Awaitable[T]], what: str, attempts: int, *, verb: str = "fetch"
+    ) -> T:
         """Try until it works: 0.5 s doubling, or what Retry-After asks for. Raises Unavailable in the end."""
         wait, vain = self.first_wait, 0
         while True:
@@ -51,9 +53,9 @@ class Patience:
                 vain += 1
                 if vain >= attempts or failure.final:
                     raise Unavailable(
-                        f"failed to fetch {what}",
+                        f"failed to {verb} {what}",
                         detail=str(failure),
-                        hint="check the name, the network and the registry, then pull again",
+                        hint="check the name, the network and the registry, then try again",
                     ) from failure
                 await asyncio.sleep(min(max(wait, failure.after), self.longest_wait))
                 wait *= 2

@@ -1,7 +1,7 @@
 """Requests to one registry: scheme, tokens, redirects and retries. Credentials go to the host they were meant for."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import aiohttp
@@ -37,9 +37,11 @@ class RegistryHost:
         *,
         patience: Patience | None = None,
         verb: str = "pull",
+        scopes: Sequence[str] = (),
     ) -> None:
         """`reference` None: nothing but the registry itself, /v2/. A mirror's `auth` is not used.
 
+        `scopes`: what to ask a token for, where more is needed than the first challenge says.
         Raises InvalidArgument for certificates that do not serve.
         """
         self.name = endpoint.host
@@ -52,6 +54,7 @@ class RegistryHost:
         if reference:
             self._path += f"{endpoint.repository(reference.path)}/"
         self._verb = verb
+        self._scopes = " ".join(scopes)
         self._schemes = list(endpoint.schemes)
         self._tls = tls.context(endpoint.tls)
         self._foreign_tls = tls.context(endpoint.tls, own=False)
@@ -111,7 +114,7 @@ class RegistryHost:
                     method not in ("GET", "HEAD") and answer.status not in (307, 308)
                 ):
                     break
-                url = self._redirected(answer)
+                url = self.location(answer)
                 kept = authorization if url.origin() == answer.url.origin() else ""
                 answer.release()
                 answer = await self._send(method, url, headers, kept, body)
@@ -120,7 +123,8 @@ class RegistryHost:
         finally:
             answer.release()
 
-    def _redirected(self, answer: aiohttp.ClientResponse) -> URL:
+    def location(self, answer: aiohttp.ClientResponse) -> URL:
+        """Where an answer sends us. Raises InvalidArgument for nonsense, and where it is less safe than here."""
         try:
             url = answer.url.join(URL(answer.headers.get("Location", ""), encoded=True))
             secure = url.scheme == "https" or (url.scheme == "http" and self._schemes[0] == "http")
@@ -143,6 +147,7 @@ class RegistryHost:
     ) -> aiohttp.ClientResponse:
         """The first request settles the scheme: TLS unless a permitted plain host does not speak it."""
         while True:
+            scheme = self._schemes[0]
             url = self.url(target) if isinstance(target, str) else target
             sent = authorization if url.origin() == self.url("").origin() else ""
             try:
@@ -150,6 +155,8 @@ class RegistryHost:
                 del self._schemes[1:]
                 return answer
             except RetryError:
+                if self._schemes[0] != scheme and isinstance(target, str):
+                    continue  # a parallel request has found out meanwhile
                 if len(self._schemes) == 1:
                     raise
                 self._schemes.pop(0)
@@ -230,6 +237,8 @@ class RegistryHost:
         # A token service may be another host (Docker Hub's is), but the password travels under TLS only.
         if not realm.host or (realm.scheme != "https" and self._schemes[0] == "https"):
             raise InvalidArgument("the registry names an insecure token service", detail=str(realm))
+        if self._scopes:
+            parameters = parameters | {"scope": self._scopes}
         plan = plan_token_request(realm, parameters, self._auth)
         headers = {"Content-Type": "application/x-www-form-urlencoded"} if plan.body else {}
         body = (lambda: plan.body) if plan.body else None

@@ -8,11 +8,12 @@ Changeset Format") and the OCI image layout (image-layout.md).
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from typing import Annotated
 
 import msgspec
 
-from longshore.errors import InvalidArgument
+from longshore.errors import InvalidArgument, NotFound
 from longshore.oci.descriptor import (
     INDEX_TYPES,
     MANIFEST_TYPES,
@@ -22,11 +23,13 @@ from longshore.oci.descriptor import (
     OCI_LAYER_ZSTD,
     Descriptor,
     Platform,
+    host_platform,
 )
 from longshore.oci.digest import Digest, sha256_of
 from longshore.oci.image_config import parse_image_config
-from longshore.oci.manifest import MAX_LAYERS, MAX_MANIFEST, Index, Manifest, parse_manifest
+from longshore.oci.manifest import MAX_LAYERS, MAX_MANIFEST, Index, parse_manifest
 from longshore.oci.reference import Reference, parse_reference
+from longshore.oci.variants import Variant, choose, variants, walk
 from longshore.storage.compression import CompressionError, decompressed, detect
 from longshore.storage.content import ContentStore
 from longshore.storage.tarstream import (
@@ -48,7 +51,6 @@ MAX_MEMBERS = 100_000
 _SMALL = 256 << 10  # kept in memory until somebody asks for it: most small files are leftovers of old formats
 _SMALL_TOTAL = 64 << 20
 _MAX_LINKS = 16
-_MAX_NESTING = 3
 _LAYER_TYPES = {"": OCI_LAYER, "gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD}
 _NAME = "io.containerd.image.name"
 _REF_NAME = "org.opencontainers.image.ref.name"
@@ -63,6 +65,9 @@ class Found:
     manifest: bytes | None = None
     manifest_type: str = ""
     references: tuple[str, ...] = ()  # canonical
+    target: Descriptor | None = (
+        None  # what the references stand for: the index that has this manifest, or it itself
+    )
 
 
 class _ManifestEntry(msgspec.Struct, rename="pascal"):
@@ -71,21 +76,22 @@ class _ManifestEntry(msgspec.Struct, rename="pascal"):
     repo_tags: list[str] | None = None
 
 
-def read_archive(source: Source, content: ContentStore, platform: Platform) -> list[Found]:
+def read_archive(source: Source, content: ContentStore, platform: Platform | None = None) -> list[Found]:
     """All images of a stream, compressed or not. Blocks.
 
-    Call it under a lease of the content store. Raises InvalidArgument for everything wrong with the archive,
-    OutOfSpace.
+    Of an index everything that the archive has is kept; the image for this machine stands for it, or the one for
+    `platform`, of which alone something is kept then. Call it under a lease of the content store. Raises
+    InvalidArgument for everything wrong with the archive, NotFound without the platform, OutOfSpace.
     """
     members = _Members(content)
     try:
         plain = decompressed(source)
-        members.read(TarReader(plain))
+        members.take(TarReader(plain))
         while plain.read(CHUNK):
             pass  # to the checksum, and to the end of what the client sends
     except (TarError, CompressionError) as cause:
         raise InvalidArgument("invalid image archive", detail=str(cause)) from cause
-    found = _from_layout(members, platform) or _from_manifest_json(members)
+    found = _from_layout(members, platform) or _from_manifest_json(members, platform)
     if not found:
         raise InvalidArgument(
             "invalid image archive", detail="it has neither manifest.json nor index.json with an image"
@@ -103,7 +109,8 @@ class _Members:
         self._small: dict[Digest, bytes] = {}
         self._small_total = 0
 
-    def read(self, reader: TarReader) -> None:
+    def take(self, reader: TarReader) -> None:
+        """All files of an archive."""
         for count, entry in enumerate(reader):
             if count >= MAX_MEMBERS:
                 raise TarError(f"more than {MAX_MEMBERS} files")
@@ -126,13 +133,17 @@ class _Members:
             wanted = self._links[wanted]
         raise InvalidArgument("invalid image archive", detail=f"{name[:200]!r} is missing")
 
-    def has(self, name: str) -> bool:
+    def has_file(self, name: str) -> bool:
         return name in self._files
 
-    def document(self, digest: Digest) -> bytes:
-        """A small file as a whole. Raises InvalidArgument."""
+    def has(self, digest: Digest) -> bool:
+        """Whether the archive, or the store, has these bytes."""
+        return digest in self._small or self._content.has(digest)
+
+    def read(self, digest: Digest, limit: int = MAX_MANIFEST) -> bytes:
+        """A small file as a whole. Raises InvalidArgument, NotFound."""
         data = self._small.get(digest)
-        return data if data is not None else self._content.read(digest, MAX_MANIFEST)
+        return data if data is not None else self._content.read(digest, limit)
 
     def keep(self, digest: Digest) -> int:
         """Make sure the content store has it; returns the size. Raises NotFound."""
@@ -146,6 +157,15 @@ class _Members:
             return self._small[digest][:6]
         with self._content.open(digest) as file:
             return file.read(6)
+
+    def unpacked(self, digest: Digest) -> Digest:
+        """The same layer without a compression that no registry takes."""
+        source = BytesIO(self._small[digest]) if digest in self._small else self._content.open(digest)
+        with source, self._content.writer() as writer:
+            plain = decompressed(source)
+            while data := plain.read(CHUNK):
+                writer.write(data)
+            return writer.commit()
 
     def _store(self, entry: Entry, reader: TarReader) -> Digest:
         if entry.sparse is not None:
@@ -170,32 +190,37 @@ def _normal(name: bytes) -> str:
 # docker save
 
 
-def _from_manifest_json(members: _Members) -> list[Found]:
-    if not members.has("manifest.json"):
+def _from_manifest_json(members: _Members, platform: Platform | None) -> list[Found]:
+    if not members.has_file("manifest.json"):
         return []
-    return [_docker_image(members, entry) for entry in _manifest_entries(members)]
+    return [_docker_image(members, entry, platform) for entry in _manifest_entries(members)]
 
 
 def _manifest_entries(members: _Members) -> list[_ManifestEntry]:
-    data = members.document(members.digest("manifest.json"))
+    data = members.read(members.digest("manifest.json"))
     try:
         return msgspec.json.decode(data, type=list[_ManifestEntry])
     except (msgspec.MsgspecError, RecursionError) as cause:
         raise InvalidArgument("invalid manifest.json", detail=str(cause)) from cause
 
 
-def _docker_image(members: _Members, entry: _ManifestEntry) -> Found:
+def _docker_image(members: _Members, entry: _ManifestEntry, platform: Platform | None) -> Found:
     layers: list[Descriptor] = []
     for name in entry.layers or ():
         digest = members.digest(name)
         try:
-            kind = _LAYER_TYPES[detect(members.head(digest))]
+            kind = detect(members.head(digest))
+            if kind not in _LAYER_TYPES:
+                digest, kind = members.unpacked(digest), ""
         except CompressionError as cause:
             raise InvalidArgument("invalid layer", detail=str(cause)) from cause
-        layers.append(Descriptor(kind, str(digest), members.keep(digest)))
-    config = members.document(members.digest(entry.config))
-    parse_image_config(config)
-    return Found(config, tuple(layers), references=_canonical(entry.repo_tags or ()))
+        layers.append(Descriptor(_LAYER_TYPES[kind], str(digest), members.keep(digest)))
+    raw = members.read(members.digest(entry.config))
+    config = parse_image_config(raw)
+    if platform and (config.os, config.architecture) != (platform.os, platform.architecture):
+        name = (entry.repo_tags or [entry.config])[0]
+        raise NotFound(f"image {name} was found but does not provide the specified platform ({platform})")
+    return Found(raw, tuple(layers), references=_canonical(entry.repo_tags or ()))
 
 
 def _canonical(names: Iterable[str]) -> tuple[str, ...]:
@@ -205,22 +230,22 @@ def _canonical(names: Iterable[str]) -> tuple[str, ...]:
 # OCI layout
 
 
-def _from_layout(members: _Members, platform: Platform) -> list[Found]:
-    if not (members.has("oci-layout") and members.has("index.json")):
+def _from_layout(members: _Members, platform: Platform | None) -> list[Found]:
+    if not (members.has_file("oci-layout") and members.has_file("index.json")):
         return []
-    index = parse_manifest(members.document(members.digest("index.json")), OCI_INDEX)
+    index = parse_manifest(members.read(members.digest("index.json")), OCI_INDEX)
     if not isinstance(index, Index):
         raise InvalidArgument("invalid index.json", detail="it is no index")
     tags: dict[Digest, tuple[str, ...]] = {}
-    if members.has("manifest.json"):
+    if members.has_file("manifest.json"):
         tags = {members.digest(e.config): _canonical(e.repo_tags or ()) for e in _manifest_entries(members)}
-    found: dict[Digest, Found] = {}
-    for descriptor in _of_platform(index.manifests, platform):
-        image = _layout_image(members, descriptor, platform, _MAX_NESTING)
-        digest = sha256_of(image.config)
-        names = (*_names(descriptor), *tags.get(digest, ()))
-        known = found[digest].references if digest in found else ()
-        found[digest] = replace(image, references=tuple(dict.fromkeys((*known, *names))))
+    found: dict[tuple[Digest, Descriptor | None], Found] = {}
+    for descriptor in _of_platform(index.manifests, platform or host_platform()):
+        image = _layout_image(members, descriptor, platform)
+        key = sha256_of(image.config), image.target
+        names = (*_names(descriptor), *tags.get(key[0], ()))
+        known = found[key].references if key in found else ()
+        found[key] = replace(image, references=tuple(dict.fromkeys((*known, *names))))
     return list(found.values())
 
 
@@ -237,23 +262,43 @@ def _of_platform(descriptors: Sequence[Descriptor], platform: Platform) -> list[
     return fitting or images
 
 
-def _layout_image(members: _Members, descriptor: Descriptor, platform: Platform, depth: int) -> Found:
-    data = members.document(descriptor.blob)
-    manifest = parse_manifest(data, descriptor.media_type)
-    if isinstance(manifest, Manifest):
-        config = members.document(manifest.config.blob)
-        parse_image_config(config)
-        for part in (manifest.config, *manifest.layers):
+def _layout_image(members: _Members, descriptor: Descriptor, platform: Platform | None) -> Found:
+    """The image that stands for an entry of index.json; all that belongs to the entry is kept."""
+    target = Descriptor(descriptor.media_type, descriptor.digest, descriptor.size)
+    found = variants(target, members)
+    images = [one for one in found if one.kind == "image" and one.available]
+    if not images:
+        raise _incomplete(members, target, found)
+    if platform is not None:
+        image = choose(images, platform, f"{(*_names(descriptor), target.digest)[0]}")
+        target = image.descriptor
+    else:
+        try:
+            image = choose(images, host_platform(), target.digest)
+        except NotFound:  # it can be looked at, saved and pushed, if not run
+            image = images[0]
+    for part in walk(target, members):
+        if members.has(part.blob):
             size = members.keep(part.blob)
             if size != part.size:
                 raise InvalidArgument(
                     "invalid image archive", detail=f"{part.digest} has {size} bytes, not {part.size}"
                 )
-        members.keep(descriptor.blob)
-        return Found(config, tuple(manifest.layers), data, descriptor.media_type)
-    if depth == 0:
-        raise InvalidArgument("invalid image archive", detail="indexes are nested too deeply")
-    return _layout_image(members, manifest.choose(platform), platform, depth - 1)
+    kind = image.descriptor.media_type
+    index = target if target.media_type in INDEX_TYPES else None
+    manifest = members.read(image.descriptor.blob)
+    return Found(image.raw_config, image.parts[1:], manifest, kind, target=index)
+
+
+def _incomplete(members: _Members, target: Descriptor, found: Sequence[Variant]) -> InvalidArgument:
+    """Why there is no image behind an entry."""
+    for one in found:
+        for part in one.missing:
+            return InvalidArgument("invalid image archive", detail=f"{part.digest} is missing")
+        parse_manifest(members.read(one.descriptor.blob), one.descriptor.media_type)  # it may say more
+        if one.parts:
+            parse_image_config(members.read(one.parts[0].blob))
+    return InvalidArgument("invalid image archive", detail=f"{target.digest} has no image")
 
 
 def _names(descriptor: Descriptor) -> tuple[str, ...]:
@@ -270,12 +315,13 @@ def _names(descriptor: Descriptor) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """One image to write: its manifest and everything the manifest names is in the content store."""
+    """One image to write, all of it in the content store. `config` and `layers` are what a Docker archive shows."""
 
-    manifest: Descriptor
+    manifest: Descriptor  # or the index
     config: Descriptor
     layers: tuple[Descriptor, ...]
     tags: tuple[Reference, ...] = ()
+    more: tuple[Descriptor, ...] = ()  # of an index: what is here of its other platforms
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +345,7 @@ def plan_archive(images: Sequence[Saved]) -> list[Member]:
     documents = _Documents()
     blobs: dict[str, int] = {}
     for image in images:
-        for part in (image.manifest, image.config, *image.layers):
+        for part in (image.manifest, image.config, *image.layers, *image.more):
             blobs[part.digest] = part.size
         _describe(image, documents)
     index = Index(schema_version=2, media_type=OCI_INDEX, manifests=documents.index)
@@ -310,7 +356,8 @@ def plan_archive(images: Sequence[Saved]) -> list[Member]:
         "oci-layout": encode({"imageLayoutVersion": "1.0.0"}),
         "repositories": encode(documents.repositories),
     }
-    members = [Member("blobs/", 0), Member("blobs/sha256/", 0)]
+    folders = sorted({digest.partition(":")[0] for digest in blobs} | {"sha256"})
+    members = [Member("blobs/", 0), *(Member(f"blobs/{name}/", 0) for name in folders)]
     for digest, size in sorted(blobs.items()):
         value = Descriptor("", digest, size).blob
         members.append(Member(_blob_path(digest), size, value))

@@ -1,6 +1,6 @@
-"""Compressed streams by their first bytes: gzip (isal where it exists, else zlib), zstd, or none.
+"""Compressed streams by their first bytes: gzip (isal where it exists, else zlib), zstd, xz, bzip2, or none.
 
-Readers give exactly `size` bytes except at the end, and memory stays bounded whatever the input says.
+Everything is done in this process by Python's own modules: no program is looked for on PATH. Readers give exactly `size` bytes except at the end, and memory stays bounded whatever the input says.
 """
 
 import hashlib
@@ -47,10 +47,12 @@ def _codec() -> tuple[_Codec, int]:
 _gzip, _gzip_level = _codec()
 GZIP_MAGIC = b"\x1f\x8b\x08"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_MAGICS = {GZIP_MAGIC: "gzip", ZSTD_MAGIC: "zstd", b"\xfd7zXZ\0": "xz", b"BZh": "bzip2"}
 _INPUT = 1 << 18
 _GZIP_WINDOW = 31  # zlib.h: 15 bits plus 16 for gzip framing
 _ZSTD_INPUT = 2048
 _MAX_ZSTD_WINDOW = 1 << 27  # 128 MiB, what the zstd command accepts without --long
+_MAX_XZ_MEMORY = 1 << 27  # twice what xz -9 needs
 
 
 class CompressionError(Exception):
@@ -58,14 +60,8 @@ class CompressionError(Exception):
 
 
 def detect(head: bytes) -> str:
-    """ "gzip", "zstd" or "" for the first bytes of a stream. Raises CompressionError for bzip2 and xz."""
-    if head.startswith(GZIP_MAGIC):
-        return "gzip"
-    if head.startswith(ZSTD_MAGIC):
-        return "zstd"
-    if head.startswith((b"BZh", b"\xfd7zXZ\0")):
-        raise CompressionError("bzip2 and xz compression are not supported: use gzip, zstd or none")
-    return ""
+    """ "gzip", "zstd", "xz", "bzip2" or "" for the first six bytes of a stream."""
+    return next((name for magic, name in _MAGICS.items() if head.startswith(magic)), "")
 
 
 class Buffered:
@@ -164,14 +160,68 @@ class _Unzstd:
                 return data
 
 
+class _Streams:
+    """xz or bzip2 streams one after another, zero padding of xz allowed."""
+
+    def __init__(self, source: Source, kind: str) -> None:
+        import bz2
+        import lzma
+
+        self._make = (
+            bz2.BZ2Decompressor if kind == "bzip2" else lambda: lzma.LZMADecompressor(memlimit=_MAX_XZ_MEMORY)
+        )
+        self._errors = (lzma.LZMAError, OSError, EOFError, ValueError)
+        self._kind = kind
+        self._stream = self._make()
+        self._source = source
+        self._input = b""
+        self._fresh = True  # at the start of a stream
+
+    def read(self, size: int, /) -> bytes:
+        """Some bytes, at most `size`; b"" at the end."""
+        while True:
+            if self._stream.eof:
+                self._input = self._stream.unused_data
+                self._stream = self._make()
+                self._fresh = True
+            if not self._input and self._stream.needs_input:
+                self._input = self._source.read(_INPUT)
+                if self._fresh and self._kind == "xz":
+                    self._input = self._input.lstrip(b"\0") if self._input.startswith(b"\0") else self._input
+                if not self._input:
+                    if self._fresh:
+                        return b""
+                    raise CompressionError(f"{self._kind} data ends too early")
+            self._fresh = False
+            try:
+                data = self._stream.decompress(self._input, size)
+            except self._errors as cause:
+                raise CompressionError(f"damaged {self._kind} data: {cause}") from cause
+            self._input = b""
+            if data:
+                return data
+
+
 def decompressed(source: Source) -> Buffered:
-    """The plain bytes of a stream, whatever it is compressed with."""
+    """The plain bytes of a stream, whatever it is compressed with. Raises CompressionError while it is read.
+
+    xz and bzip2 are for archives that people load and import; a confined worker, which can import nothing more, takes
+    only what layers of registries are packed with.
+    """
     raw = Buffered(source)
-    match detect(raw.peek(6)):
+    kind = detect(raw.peek(6))
+    match kind:
         case "gzip":
             return Buffered(_Gunzip(raw))
         case "zstd":
             return Buffered(_Unzstd(raw))
+        case "xz" | "bzip2":
+            try:
+                return Buffered(_Streams(raw, kind))
+            except ImportError as cause:
+                raise CompressionError(
+                    f"no layer is compressed with {kind}: use gzip, zstd or none"
+                ) from cause
         case _:
             return raw
 
