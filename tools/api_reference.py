@@ -46,6 +46,7 @@ No version in front of these.
 |---|---|
 """
 EXTENSION = {  # a route without a line here is an error
+    "POST /grpc": "BuildKit's services over HTTP/2; dockerd serves it too, and does not document it",
     "POST /longshore/v1/apply": "bring containers, images, volumes and networks to a wanted state, see [apply.md](apply.md)",
     "GET /longshore/v1/doctor": "what this machine lacks: a list of `check`, `status` (`ok`, `warn`, `fail`), `detail`, `hint`",
     "GET /longshore/v1/images/{name}/contents": "all blobs of an image: `id`, `config`, `layers` with `diffId`, `manifest`",

@@ -36,6 +36,7 @@ MODULES = (
     "networks",
     "events",
     "build",
+    "buildkit.routes",
     "blobs",
     "apply",
     "registry",

@@ -18,7 +18,7 @@ class BuildFailed(EngineError):
 
     def __init__(self, command: str, code: int) -> None:
         super().__init__(f"The command '{command}' returned a non-zero code: {code}")
-        self.code = code
+        self.code, self.command = code, command
 
 
 def container_request(

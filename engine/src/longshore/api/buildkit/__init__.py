@@ -1,0 +1,1 @@
+"""BuildKit's protocol over the builder: `POST /grpc` and `POST /session`."""
