@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest -q
 
-.PHONY: help setup bundle demo demo-clean test lint types imports unit kernel compat collection fleet test-vm suites-vm suites suites-attacks suites-dockerpy suites-runc suites-fuzz bench clean
+.PHONY: help setup bundle demo demo-clean test lint types imports unit kernel compat collection fleet test-vm suites-vm suites suites-attacks suites-dockerpy suites-runc suites-registry suites-fuzz bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ suites-attacks: setup ## races between copying and renaming 10,000 times; the at
 
 suites-runc: setup ## runc's own suite with Debian's runc and with longshore-oci, compared by test name (FILES=…)
 	@$(BIN)/python -m tests.suites.runc $(FILES)
+
+suites-registry: setup ## the distribution specification point by point, our registry beside Debian's; writes the page
+	@$(BIN)/python -m tests.suites.registry
 
 suites-fuzz: setup ## 20,000 requests made of the API's description; the report is in build/fuzz-report.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r tests/suites/fuzz/requirements.txt

@@ -76,6 +76,10 @@ SYSTEM: Table = {
     "prune": ("disk:prune_command", "Remove what is not used"),
 }
 
+REGISTRY: Table = {
+    "serve": ("registry:serve_command", "Serve a registry"),
+}
+
 _TOP_LEVEL = ("run", "create", "exec", "attach", "start", "stop", "restart", "kill", "pause", "unpause", "rm",
               "logs", "stats", "top", "port", "diff", "cp", "commit", "export", "rename", "update", "wait")  # fmt: skip
 
@@ -101,5 +105,6 @@ COMMANDS: Table = {
     "network": ("groups:network", "Manage networks"),
     "volume": ("groups:volume", "Manage volumes"),
     "system": ("groups:system", "Manage the engine"),
+    "registry": ("groups:registry", "Serve a registry of images"),
 }
 ALIASES: dict[str, str] = {}

@@ -1,0 +1,118 @@
+"""Sockets, TLS and the guard of each connection."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from longshore.errors import InvalidArgument, Unavailable
+from longshore.registry.server.settings import Limits, Tls, parse_address
+
+_VERSIONS = {"tls1.2": ssl.TLSVersion.TLSv1_2, "tls1.3": ssl.TLSVersion.TLSv1_3}
+_CLIENTS = {
+    "require-and-verify-client-cert": ssl.CERT_REQUIRED,
+    "verify-client-cert-if-given": ssl.CERT_OPTIONAL,
+}
+
+
+def bind(address: str) -> list[socket.socket]:
+    """Bound sockets of `host:port`, IPv4 and IPv6 for an empty host. Raises Unavailable."""
+    host, port = parse_address(address)
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as cause:
+        raise Unavailable(f"cannot listen on {address}", detail=cause.strerror or str(cause)) from cause
+    sockets: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, place in dict.fromkeys(found):
+            sock = socket.socket(family, kind, protocol)
+            sockets.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((place[0], sockets[0].getsockname()[1] if port == 0 and len(sockets) > 1 else port))
+    except OSError as cause:
+        for sock in sockets:
+            sock.close()
+        raise Unavailable(f"cannot listen on {address}", detail=cause.strerror or str(cause)) from cause
+    return sockets
+
+
+def tls_context(tls: Tls) -> ssl.SSLContext | None:
+    """None without a certificate. Raises InvalidArgument when the files do not do."""
+    if not tls.certificate:
+        return None
+    if tls.minimumtls not in _VERSIONS or tls.clientauth not in _CLIENTS:
+        raise InvalidArgument(
+            "http.tls: unknown minimumtls or clientauth",
+            hint=f"{', '.join(_VERSIONS)}; {', '.join(_CLIENTS)}",
+        )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = _VERSIONS[tls.minimumtls]
+    try:
+        context.load_cert_chain(tls.certificate, tls.key)
+        for path in tls.clientcas:
+            context.load_verify_locations(path)
+    except (OSError, ssl.SSLError) as cause:
+        raise InvalidArgument("cannot use the certificates of http.tls", detail=str(cause)) from cause
+    if tls.clientcas:
+        context.verify_mode = _CLIENTS[tls.clientauth]
+    return context
+
+
+class GuardedHandler(RequestHandler):
+    """A connection that has to send its first whole head in time, one of a limited number."""
+
+    __slots__ = ("_guard", "_limits")
+
+    def __init__(self, manager: web.Server, limits: Limits, **more: Any) -> None:
+        super().__init__(manager, **more)
+        self._limits = limits
+        self._guard: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        manager = self._manager
+        if manager is not None and len(manager.connections) > self._limits.maxconnections:
+            self.force_close()
+            return
+        self._guard = asyncio.get_running_loop().call_later(self._limits.head, self._late)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._guard is not None and (self._messages or self._current_request is not None):
+            self._guard.cancel()
+            self._guard = None
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._guard is not None:
+            self._guard.cancel()
+        super().connection_lost(exc)
+
+    def _late(self) -> None:
+        self._guard = None
+        self.force_close()
+
+
+class GuardedServer(web.Server):
+    def __init__(
+        self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], limits: Limits
+    ) -> None:
+        super().__init__(handler)
+        self._limits = limits
+
+    def __call__(self) -> RequestHandler:
+        return GuardedHandler(
+            self,
+            self._limits,
+            loop=asyncio.get_running_loop(),
+            access_log=None,
+            auto_decompress=False,  # a digest is that of the bytes on the wire
+            keepalive_timeout=75.0,
+            lingering_time=5.0,
+            read_bufsize=1 << 18,
+        )
