@@ -4,6 +4,7 @@ import asyncio
 
 from aiohttp import web
 
+from longshore.oci.digest import Digest
 from longshore.registry.server.bodies import send_file
 from longshore.registry.server.calls import Call, empty, head
 from longshore.registry.server.names import check_digest
@@ -24,22 +25,26 @@ async def get_blob(call: Call) -> web.StreamResponse:
         return await call.parts.proxy.send_blob(call, digest)
     if size is None:
         raise Refused(Code.BLOB_UNKNOWN, f"{digest} in {call.name}")
-    headers = {
-        **call.parts.common,
+    if f'"{digest}"' in call.request.headers.get("If-None-Match", ""):
+        return web.Response(status=304, headers=blob_headers(digest))
+    if call.is_head:
+        return head(blob_headers(digest), size)
+    return await send_stored(call, digest, size)
+
+
+def blob_headers(digest: Digest) -> dict[str, str]:
+    return {
         "Docker-Content-Digest": str(digest),
         "Content-Type": _OCTETS,
         "Accept-Ranges": "bytes",
         "Etag": f'"{digest}"',
-        "Cache-Control": "max-age=31536000",
+        "Cache-Control": "max-age=31536000",  # a digest never means anything else
     }
-    if call.request.headers.get("If-None-Match", "") == f'"{digest}"':
-        return web.Response(status=304, headers=headers)
-    if call.is_head:
-        return head(headers, size)
-    return await _send(call, digest, size, headers)
 
 
-async def _send(call: Call, digest: object, size: int, headers: dict[str, str]) -> web.StreamResponse:
+async def send_stored(call: Call, digest: Digest, size: int) -> web.StreamResponse:
+    """A blob from the disk, or the range of it that the client asks for. Raises Refused."""
+    headers = {**call.parts.common, **blob_headers(digest)}
     asked = call.request.headers.get("Range", "")
     condition = call.request.headers.get("If-Range", "")
     if condition and condition != headers["Etag"]:
@@ -49,7 +54,7 @@ async def _send(call: Call, digest: object, size: int, headers: dict[str, str]) 
     if part:
         headers["Content-Range"] = f"bytes {first}-{first + length - 1}/{size}"
     try:
-        file = call.parts.store.files.open(check_digest(str(digest)))
+        file = call.parts.store.files.open(digest)
     except FileNotFoundError as cause:  # deleted and collected since we looked
         raise Refused(Code.BLOB_UNKNOWN, f"{digest} in {call.name}") from cause
     reply = head(headers, length, 206 if part else 200)

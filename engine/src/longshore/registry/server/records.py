@@ -14,6 +14,7 @@ from typing import NamedTuple
 from longshore.errors import OutOfSpace
 
 VERSION = 1
+_TOUCH_SECONDS = 3600.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS blobs (digest TEXT PRIMARY KEY, size INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS links (
@@ -190,6 +191,20 @@ class Records:
             "SELECT touched FROM links WHERE repository=? AND digest=?", (repository, digest)
         ).fetchone()
         return self._clock() - row[0] if row else 0.0
+
+    def touch_manifest(self, repository: str, digest: str, tag: str = "") -> None:
+        """Somebody uses it, which keeps it in a pull-through cache. Written at most once an hour."""
+        row = self._read.execute(
+            "SELECT touched FROM manifests WHERE repository=? AND digest=?", (repository, digest)
+        ).fetchone()
+        now = self._clock()
+        if row is None or now - row[0] < _TOUCH_SECONDS:
+            return
+        with self.change() as db:
+            db.execute(
+                "UPDATE manifests SET touched=? WHERE repository=? AND digest=?", (now, repository, digest)
+            )
+            db.execute("UPDATE tags SET checked=? WHERE repository=? AND name=?", (now, repository, tag))
 
     def unlink(self, repository: str, digest: str) -> bool:
         with self.change() as db:

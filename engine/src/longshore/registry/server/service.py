@@ -16,8 +16,11 @@ from longshore.registry.server.health import Health
 from longshore.registry.server.htpasswd import BasicAuthority, Passwords
 from longshore.registry.server.listen import GuardedServer, bind, tls_context
 from longshore.registry.server.metrics import Metrics
+from longshore.registry.server.notifications import Notifier
+from longshore.registry.server.proxy import Proxy
 from longshore.registry.server.settings import Settings
 from longshore.registry.server.store import Store
+from longshore.registry.server.upstream import Upstream
 
 log = logging.getLogger("longshore.registry.server")
 
@@ -34,6 +37,7 @@ class RegistryServer:
         self.addresses: list[str] = []  # host:port of each socket; the port is the one that was taken
         self._stack = AsyncExitStack()
         self._metrics = Metrics()
+        self._notifier: Notifier | None = None
 
     async def __aenter__(self) -> "RegistryServer":
         try:
@@ -49,12 +53,16 @@ class RegistryServer:
     async def _start(self) -> None:
         settings, stack = self.settings, self._stack
         context = tls_context(settings.http.tls)
-        authority, extras = self._authority()
         self.store = Store(settings.root)
         stack.callback(self.store.close)
-        parts = Parts(self.store, settings, self._tell, common=common_headers(settings))
+        authority, extras = self._authority()
+        proxy = self._proxy()
+        parts = Parts(self.store, settings, self._tell, proxy, common_headers(settings))
         self._health = Health(self.store)
         front = Front(parts, authority, self._metrics, {"/": self._answer_health, **extras})
+        if endpoints := settings.notifications.endpoints:
+            self._notifier = Notifier(endpoints, settings.http.addr, self._metrics.count)
+            stack.push_async_callback(self._notifier.close, min(5.0, float(settings.http.draintimeout)))
         for work, interval in self._chores():
             task = asyncio.create_task(_every(interval, work))
             stack.push_async_callback(_cancelled, task)
@@ -70,13 +78,45 @@ class RegistryServer:
         )
 
     def _authority(self) -> tuple[Authority, dict[str, Extra]]:
+        """Who may do what, and the paths that come with it. Raises InvalidArgument."""
         auth = self.settings.auth
         if auth.htpasswd:
             return BasicAuthority(Passwords(auth.htpasswd.path), auth.htpasswd.realm, auth.access), {}
-        return Open(), {}
+        if auth.token is None and auth.tokenservice is None:
+            return Open(), {}
+        from longshore.registry.server import tokens  # cryptography is large: only for those who use it
+
+        if auth.tokenservice:
+            passwords = Passwords(auth.tokenservice.path)
+            issuer = tokens.TokenIssuer(auth.tokenservice, passwords, auth.access, self.settings.root)
+            return issuer.authority, {"/auth/token": issuer.answer}
+        assert auth.token is not None
+        return (
+            tokens.TokenAuthority(
+                tokens.load_keys(auth.token),
+                issuer=auth.token.issuer,
+                service=auth.token.service,
+                realm=auth.token.realm,
+                algorithms=auth.token.signingalgorithms,
+            ),
+            {},
+        )
+
+    def _proxy(self) -> Proxy | None:
+        if not self.settings.proxy.remoteurl:
+            return None
+
+        def count(name: str, amount: float) -> None:
+            self._metrics.count(f"registry_proxy_{name}_total", amount)
+
+        proxy = Proxy(self.store, Upstream(self.settings.proxy), count)
+        self._stack.push_async_callback(proxy.close)
+        return proxy
 
     def _tell(self, happening: Happening) -> None:
         self._metrics.count("registry_events_total", action=happening.action)
+        if self._notifier is not None:
+            self._notifier.tell(happening)
 
     async def _listen(
         self,
