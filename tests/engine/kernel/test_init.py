@@ -309,6 +309,20 @@ def test_exec_after_the_end_is_an_error(box: Box) -> None:
         box.with_running(look)
 
 
+def test_an_exec_that_nobody_could_watch_is_ended(box: Box) -> None:
+    def look(running: Running) -> str:
+        def refuse(pid: int, flags: int = 0) -> int:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        given, os.pidfd_open = os.pidfd_open, refuse  # in the forked monitor alone
+        with pytest.raises(StartFailed, match="too many open files"):
+            running.execute("sleep", "1000")
+        os.pidfd_open = given
+        return running.execute("ps", "-o", "args").out
+
+    assert "sleep 1000" not in box.with_running(look)
+
+
 WORDS = [
     (("nothing",), errno.ENOENT, 'exec: "nothing": executable file not found in $PATH'),
     (("/bin/nothing",), errno.ENOENT, 'exec: "/bin/nothing": stat /bin/nothing: no such file or directory'),

@@ -33,7 +33,7 @@ READ_AHEAD = 1 << 20  # bytes that may wait in memory before we stop reading
 PIECE = 1 << 16
 DRAIN_LIMIT = 1 << 18  # an unread body up to this size is skipped to keep the connection, as Go does
 LINGER_SECONDS = 2.0
-HEAD_SECONDS = 0.1  # how long a hijacked stream's first bytes wait for the client to read the reply's head
+HEAD_SECONDS = 1.0  # how long a hijacked stream's first bytes wait for the client to read the reply's head
 PROBE_SECONDS = 5.0  # how often a half-closed hijacked connection is asked whether its peer still exists
 
 Dispatch = Callable[[Head, "Body", bool], Awaitable[AnyReply]]

@@ -104,6 +104,7 @@ def spawn_exec(
             listener = _supervised(prepared, target, number) if prepared.ours >= 0 else None
             shared = listener is None and not joined_kinds(spec) & ns.CLONE_NEWTIME
             pid = script.run(shared=shared, meanwhile=listener)
+            pidfd = _open_child(pid)
         except Failure as failure:
             raise StartFailed(
                 f"{_PREFIX}{failure.what}: {words(failure)}", errno=failure.errno or 0
@@ -116,7 +117,6 @@ def spawn_exec(
             raise StartFailed(
                 f"{_PREFIX}error starting the process: {words(error)}", errno=error.errno or 0
             ) from error
-        pidfd = os.pidfd_open(pid)
         execution = Execution(pid, pidfd, pipes.stdin_fd, pipes.stdout_fd, pipes.stderr_fd, warnings=warnings)
         if prepared.master is not None:
             execution.console_fd = os.dup(prepared.master)
@@ -133,6 +133,16 @@ def _bear_children_in(init_pidfd: int, undo: ExitStack) -> None:
     undo.callback(os.close, before)
     ns.setns(init_pidfd, ns.CLONE_NEWPID)
     undo.callback(ns.setns, before, ns.CLONE_NEWPID)
+
+
+def _open_child(pid: int) -> int:
+    """A pidfd. Where there is none to be had (EMFILE) nobody could reap the process, so it must not stay."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)  # our own child, which we have not reaped: the number is still its own
+        os.waitpid(pid, 0)
+        raise
 
 
 def _stdio(plan: ProcessPlan, *, stdin: bool, output: bool, given: tuple[int, int, int] | None) -> Stdio:
