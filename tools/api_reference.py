@@ -48,7 +48,10 @@ No version in front of these.
 EXTENSION = {  # a route without a line here is an error
     "POST /grpc": "BuildKit's services over HTTP/2; dockerd serves it too, and does not document it",
     "POST /longshore/v1/apply": "bring containers, images, volumes and networks to a wanted state, see [apply.md](apply.md)",
-    "GET /longshore/v1/doctor": "what this machine lacks: a list of `check`, `status` (`ok`, `warn`, `fail`), `detail`, `hint`",
+    "GET /longshore/v1/doctor": "what this machine lacks and what does not fit together on its disk: a list of `check`, `status` (`ok`, `warn`, `fail`), `detail`, `hint`; `deep=1` reads every blob",
+    "POST /longshore/v1/doctor/repair": "mend the disk; a list of `what` was found and what was `done`, or the `error`; `deep=1`",
+    "GET /longshore/v1/system/df": "where every byte of the data root is: `what`, `path`, `size`, `count`, `free_by`; the last line is the sum",
+    "GET /longshore/v1/images/{name}/why": "what holds an image, blob or layer: `id`, `kind`, `size`, `held_by` with `kind`, `name`, `detail`",
     "GET /longshore/v1/images/{name}/contents": "all blobs of an image: `id`, `config`, `layers` with `diffId`, `manifest`",
     "PUT /longshore/v1/images/{name}": "make an image of blobs that are here; 404 names the missing ones",
     "POST /longshore/v1/blobs/missing": "of `digests`, those that are not here; the others are kept until their image comes",

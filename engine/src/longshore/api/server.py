@@ -26,6 +26,7 @@ log = logging.getLogger("longshore.api")
 
 MODULES = (
     "system",
+    "upkeep",
     "usage",
     "containers",
     "execs",

@@ -1,6 +1,4 @@
-"""Ping, version, info, disk usage, login check, doctor."""
-
-import asyncio
+"""Ping, version, info, login check."""
 
 from longshore.api.http import AnyReply, Reply, Request, Route
 
@@ -28,14 +26,9 @@ async def info(request: Request) -> AnyReply:
     return Reply(body=view)
 
 
-async def doctor(request: Request) -> AnyReply:
-    return Reply(body=await asyncio.to_thread(request.engine.doctor.examine))
-
-
 ROUTES = [
     Route("GET", "/_ping", ping),
     Route("HEAD", "/_ping", ping),
     Route("GET", "/version", version),
     Route("GET", "/info", info),
-    Route("GET", "/longshore/v1/doctor", doctor),
 ]

@@ -46,6 +46,7 @@ IMAGE: Table = {
     "rm": ("images:rm_command", "Remove images"),
     "save": ("archives:save_command", "Save images to an archive"),
     "tag": ("images:tag_command", "Give an image another name"),
+    "why": ("why:why_command", "Show what holds an image, a blob or a layer"),
 }
 IMAGE_ALIASES = {"list": "ls", "remove": "rm"}
 

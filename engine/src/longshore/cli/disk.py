@@ -76,7 +76,11 @@ def usage_rows(value: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 @command("df")
 @format_option
-@flag("-v", "--verbose", help="Every image, container, volume and cache.")
+@flag(
+    "-v",
+    "--verbose",
+    help="Every image, container, volume and cache, and where every byte of the data root is.",
+)
 def df_command(format: str, verbose: bool) -> None:
     """Show how much disk is used."""
     value = client().get("/system/df")
@@ -145,6 +149,15 @@ def _verbose_tables(value: Mapping[str, Any]) -> None:
     for index, (title, kind, columns) in enumerate(parts):
         emit(("\n" if index else "") + f"{title}\n")
         table(list(columns.values()), [[row[name] for name in columns] for row in rows[kind]])
+    emit("\nEvery byte on the disk:\n")
+    shares = client().get("/longshore/v1/system/df")
+    table(
+        ["WHAT", "PATH", "FILES", "SIZE", "FREED BY"],
+        [
+            [each["what"], each["path"], str(each["count"]), human_size(each["size"]), each["free_by"]]
+            for each in shares
+        ],
+    )
 
 
 @command("prune")

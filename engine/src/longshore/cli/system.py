@@ -11,7 +11,7 @@ import click
 
 from longshore import __version__
 from longshore.cli.context import client, format_option, inspect_format_option, warn
-from longshore.cli.flags import command
+from longshore.cli.flags import command, flag
 from longshore.cli.output import emit, items, show, show_object
 from longshore.errors import EngineError
 from longshore.oci.units import binary_size
@@ -127,9 +127,20 @@ def info_lines(value: Mapping[str, Any]) -> list[str]:
 
 @command("doctor")
 @format_option
-def doctor_command(format: str) -> None:
-    """Check what the machine lacks. Exit code 1 when something that is needed fails."""
-    checks = client().get("/longshore/v1/doctor")
+@flag("--deep", help="Read every blob and compare it with its digest.")
+@flag("--repair", help="Mend what does not fit together on the disk.")
+def doctor_command(format: str, deep: bool, repair: bool) -> None:
+    """Check what the machine lacks, and what is missing or left over on the disk.
+
+    Exit code 1 when something that is needed fails.
+    """
+    query = {"deep": "1"} if deep else {}
+    if repair:
+        for mended in client().request("POST", "/longshore/v1/doctor/repair", query).json():
+            click.echo(
+                f"{mended['what']}: {mended['done'] or 'not mended: ' + mended['error']}", err=bool(format)
+            )
+    checks = client().get("/longshore/v1/doctor", **query)
     if format == "json":
         for check in checks:
             emit(json.dumps(check))

@@ -149,5 +149,16 @@ class Database:
         names = [column[0] for column in cursor.description or ()]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
+    def check(self) -> list[str]:
+        """SQLite's own findings about the file, none when it is sound. From any thread, and it may take a while."""
+        reader = sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)
+        try:
+            found = [str(row[0]) for row in reader.execute("PRAGMA quick_check(5)").fetchall()]
+        except sqlite3.DatabaseError as error:
+            found = [str(error)]
+        finally:
+            reader.close()
+        return [text for text in found if text != "ok"]
+
     def close(self) -> None:
         self._connection.close()

@@ -93,6 +93,11 @@ class Images:
         self._collecting = asyncio.Lock()
         self._settling: asyncio.Task[None] | None = None
 
+    @property
+    def catalog(self) -> Catalog:
+        """For those who look after the store."""
+        return self._catalog
+
     # Looking
 
     def get(self, name: str) -> Image:

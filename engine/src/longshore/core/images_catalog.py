@@ -211,6 +211,11 @@ class Catalog:
             self._let_go(self._targets.pop(reference))
         self._forget(id)
 
+    def forget_damaged(self, id: str) -> None:
+        """Delete an image whose config is gone, and its names. Twice is fine."""
+        self._database.execute("DELETE FROM images WHERE id = ?", id)
+        self.damaged = [each for each in self.damaged if each != id]
+
     def _store_name(self, reference: str, id: Digest, target: Descriptor) -> None:
         self._database.execute(
             "INSERT INTO image_references (reference, image, target) VALUES (?, ?, ?)"

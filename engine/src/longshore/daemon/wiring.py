@@ -15,10 +15,13 @@ from longshore.core.engine import Engine
 from longshore.core.events import EventBus
 from longshore.core.execs import Execs
 from longshore.core.images import Images
+from longshore.core.images_why import Reasons
 from longshore.core.log_budget import LogBudget, budget_of
 from longshore.core.logs import check as check_log
 from longshore.core.model import LogConfig
 from longshore.core.networks import Networks
+from longshore.core.storage_check import Stores
+from longshore.core.storage_repair import Upkeep
 from longshore.core.system import System, SystemFacts
 from longshore.core.userns import Remap, plan_remap
 from longshore.core.volumes import Volumes
@@ -27,6 +30,7 @@ from longshore.daemon.settings import Settings, parse_cgroup_driver
 from longshore.errors import EngineError, InvalidArgument
 from longshore.network.manager import NetworkManager
 from longshore.network.model import NetworkSettings
+from longshore.oci.digest import Digest
 from longshore.runtime import apparmor
 from longshore.runtime.cgroup_layout import layout
 from longshore.runtime.cgroups import remove_parent, systemd_runs
@@ -105,6 +109,27 @@ def userns_of(settings: Settings) -> Remap:
     return plan_remap(settings.userns_remap, settings.userns_range, read("/etc/subuid"), read("/etc/subgid"))
 
 
+def upkeep_of(
+    parts: core.Parts, containers: core.Containers, layers: LayerStore, database: Database
+) -> Upkeep:
+    """What looks after the stores."""
+    images = parts.images
+    stores = Stores(database, images.catalog, images.content, layers, parts.snapshots)
+
+    def users(id: Digest) -> list[tuple[str, str]]:
+        found = [containers.get(container) for container in images.in_use(id)]
+        return [(container.id, f"{container.name}, {container.state.status}") for container in found]
+
+    def cached(id: Digest) -> list[tuple[str, str]]:
+        if not database.one("SELECT name FROM sqlite_master WHERE name = 'build_cache'"):
+            return []  # nothing was built yet
+        rows = database.all("SELECT key FROM build_cache WHERE image_id = ?", str(id))
+        return [(str(row["key"]), "a step of an earlier build") for row in rows]
+
+    reasons = Reasons(images, images.catalog, users, cached)
+    return Upkeep(parts.paths.data, images, stores, lambda: [each.id for each in parts.store], reasons)
+
+
 @asynccontextmanager
 async def compose(settings: Settings, starting: Awaitable[Zygote]) -> AsyncGenerator[Parts]:
     """The engine, restored: running containers are found again before anybody can ask.
@@ -171,6 +196,7 @@ async def compose(settings: Settings, starting: Awaitable[Zygote]) -> AsyncGener
             execs=execs,
             system=System(parts, facts_of(settings)),
             doctor=Doctor(data, networks.checks),
+            upkeep=upkeep_of(parts, containers, layers, database),
         )
         await images.restore()  # layers that a power cut took are unpacked again before anything starts
         await containers.restore()
