@@ -31,34 +31,22 @@ install_packages() {
     [ -z "$policy" ] || rm -f $policy
 }
 
-# The stock client and Debian's dockerd, unpacked beside the sources: nothing is installed or started on the machine.
-unpack_docker() {
-    [ -x build/docker/usr/bin/docker ] && return 0
-    say "Debian's docker, unpacked into build/docker"
-    rm -rf build/docker build/debs
-    mkdir -p build/docker build/debs
-    names="docker.io containerd runc"
-    apt-cache show docker-cli >/dev/null 2>&1 && names="$names docker-cli"
-    # shellcheck disable=SC2086
-    (cd build/debs && apt-get -qq download $names)
-    for deb in build/debs/*.deb; do dpkg-deb -x "$deb" build/docker; done
-    rm -rf build/debs
-}
-
-# Podman and what it is linked with, in the names of Debian 12 and 13: a caller of longshore-oci.
-unpack_podman() {
-    [ -x build/podman/usr/bin/podman ] && return 0
-    say "Debian's podman, unpacked into build/podman"
-    rm -rf build/podman build/debs
-    mkdir -p build/podman build/debs
+# unpack FOLDER PROGRAM PACKAGE… : those of the packages that there are, unpacked beside the sources. Nothing is installed
+# or started on the machine.
+unpack() {
+    folder=build/$1
+    [ -x "$folder/usr/bin/$2" ] && return 0
+    say "Debian's $2, unpacked into $folder"
+    shift 2
+    rm -rf "$folder" build/debs
+    mkdir -p "$folder" build/debs
     names=""
-    for name in podman conmon golang-github-containers-common libgpgme11 libgpgme11t64 libassuan0 libassuan9 libsubid4 \
-        libsubid5 libsqlite3-0 libglib2.0-0 libglib2.0-0t64; do
+    for name in "$@"; do
         apt-cache show --no-all-versions "$name" >/dev/null 2>&1 && names="$names $name"
     done
     # shellcheck disable=SC2086
     (cd build/debs && apt-get -qq download $names)
-    for deb in build/debs/*.deb; do dpkg-deb -x "$deb" build/podman; done
+    for deb in build/debs/*.deb; do dpkg-deb -x "$deb" "$folder"; done
     rm -rf build/debs
 }
 
@@ -84,6 +72,11 @@ python_environment() {
 
 mkdir -p build
 install_packages
-unpack_docker
-unpack_podman
+# The stock client and Debian's dockerd as peers
+unpack docker docker docker.io containerd runc docker-cli
+# A caller of longshore-oci and a reader of our archives, with what it is linked with in the names of Debian 12 and 13
+unpack podman podman podman conmon golang-github-containers-common libgpgme11 libgpgme11t64 libassuan0 libassuan9 \
+    libsubid4 libsubid5 libsqlite3-0 libglib2.0-0 libglib2.0-0t64
+# A reader of our archives
+unpack umoci umoci umoci
 python_environment

@@ -2,11 +2,8 @@
 
 import json
 import os
-import platform
-import shutil
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,57 +11,11 @@ from tests.bench.peers import DOCKER, ROOT, engine, options
 from tests.engine.images import busybox_tar
 
 RUNTIME = ROOT / ".venv/bin/longshore-oci"
-PODMAN = ROOT / "build/podman/usr"
 
 pytestmark = [
     pytest.mark.timeout(240),
     pytest.mark.skipif(os.geteuid() != 0, reason="containers need root"),
 ]
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """With a short path: sockets lie deep in it, and a path of a socket has 107 bytes."""
-    path = Path(tempfile.mkdtemp(prefix="oci", dir="/var/tmp"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
-
-
-@pytest.fixture
-def podman(folder: Path) -> Iterator[Callable[..., str]]:
-    """Runs a podman command with roots of its own; a subreaper above it, for machines whose process 1 reaps nobody."""
-    if not (PODMAN / "bin/podman").exists():
-        pytest.skip("make setup unpacks Debian's podman")
-    (folder / "policy.json").write_text(json.dumps({"default": [{"type": "insecureAcceptAnything"}]}))
-    (folder / "containers.conf").write_text(
-        f'[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "none"\nconmon_path = ["{PODMAN}/bin/conmon"]\n'
-    )
-    (folder / "tmp").mkdir()
-    environment = os.environ | {
-        "CONTAINERS_CONF": str(folder / "containers.conf"),
-        "LD_LIBRARY_PATH": f"{PODMAN}/lib/{platform.machine()}-linux-gnu",
-        "TMPDIR": str(folder / "tmp"),
-    }
-    roots = ["--root", folder / "s", "--runroot", folder / "r", "--tmpdir", folder / "t"]
-    command = [
-        "tini",
-        "-s",
-        "--",
-        PODMAN / "bin/podman",
-        *roots,
-        "--storage-driver=vfs",
-        f"--runtime={RUNTIME}",
-    ]
-
-    def run(*words: str | Path) -> str:
-        done = subprocess.run(
-            [*command, *words], env=environment, capture_output=True, text=True, check=False, timeout=120
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    yield run
-    run("rm", "--all", "--force", "--time=0")
 
 
 def test_podman_runs_a_container(podman: Callable[..., str], folder: Path) -> None:

@@ -43,12 +43,13 @@ def running(name: str, root: Path, verbose: bool) -> Generator[str, None, None]:
 
 def command(name: str, root: Path, work: Path, mirror: str) -> list[str]:
     shared = [
+        "--experimental",
         *("--data-root", f"{work}/data", "--exec-root", f"{work}/run", "--pidfile", f"{work}/pid"),
         *("-H", f"unix://{work}/s.sock", "--registry-mirror", mirror, "--config-file", f"{work}/daemon.json"),
     ]
     (work / "daemon.json").write_text("{}")
     if name == "docker":
-        return [f"{docker_folder(root)}/sbin/dockerd", "--experimental", *shared]
+        return [f"{docker_folder(root)}/sbin/dockerd", *shared]
     return [f"{root}/.venv/bin/longshored", "--log-level", "debug", "--bridge", "lsdpy0", *shared]
 
 

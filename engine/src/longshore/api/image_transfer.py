@@ -28,6 +28,7 @@ async def create_image(request: Request) -> AnyReply:
         raise InvalidArgument("neither fromImage nor fromSrc is given")
     reference = join_tag(name, query.get("tag", ""))
     parsed = parse_reference(reference)
+    decode_platform(query.get("platform", ""))
     auth = decode_auth_header(request.headers.get("X-Registry-Auth", ""))
     pull_some = images.pull if parsed.tag or parsed.digest else images.pull_all
 

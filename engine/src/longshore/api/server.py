@@ -46,11 +46,11 @@ MODULES = (
 )
 
 
-def common_headers() -> dict[str, str]:
+def common_headers(*, experimental: bool = False) -> dict[str, str]:
     """What every reply carries; clients read the API version from it."""
     return {
         "Api-Version": "{}.{}".format(*MAX_API_VERSION),
-        "Docker-Experimental": "false",
+        "Docker-Experimental": "true" if experimental else "false",
         "Ostype": "linux",
         "Server": f"Longshore/{__version__} ({platform.system().lower()})",
     }
@@ -69,7 +69,8 @@ def collect_routes(modules: Iterable[str] = MODULES) -> list[Route]:
 class Api:
     """Turns a request head into a reply; knows nothing of sockets."""
 
-    def __init__(self, engine: Engine, routes: Iterable[Route]) -> None:
+    def __init__(self, engine: Engine, routes: Iterable[Route], *, experimental: bool = False) -> None:
+        self.headers = common_headers(experimental=experimental)
         self._engine = engine
         self._router = Router(routes)
         self.names: Container[str] = frozenset[str]()  # DNS names that TCP clients may call us by
@@ -142,7 +143,7 @@ class Server:
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        self._headers = common_headers()
+        self._headers = api.headers
         self._connections: set[Connection] = set()
         self._listeners: list[asyncio.Server] = []
 

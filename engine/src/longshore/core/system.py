@@ -36,6 +36,7 @@ class SystemFacts:
     registry_mirrors: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     debug: bool = False
+    experimental: bool = False
     warnings: tuple[str, ...] = ()
 
 
@@ -142,7 +143,7 @@ class System:
             "NoProxy": "",
             "Name": socket.gethostname(),
             "Labels": list(facts.labels),
-            "ExperimentalBuild": False,
+            "ExperimentalBuild": facts.experimental,
             "ServerVersion": longshore.__version__,
             "Runtimes": {name: {"path": "longshore-oci"} for name in sorted(RUNTIMES - {""})},
             "DefaultRuntime": "longshore",
@@ -178,7 +179,7 @@ class System:
             "GitCommit": "",
             "GoVersion": "none",
             "BuildTime": "",
-            "Experimental": "false",
+            "Experimental": "true" if self.facts.experimental else "false",
         }
         python = {"Name": "python", "Version": platform.python_version(), "Details": {"GitCommit": ""}}
         engine = {"Name": "Engine", "Version": longshore.__version__, "Details": about}
@@ -188,6 +189,7 @@ class System:
             "Components": [engine, python],
             "Version": longshore.__version__,
             **plain,
+            **({"Experimental": True} if self.facts.experimental else {}),  # never false, as in Docker
         }
 
 

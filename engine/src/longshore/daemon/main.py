@@ -57,7 +57,7 @@ class Daemon:
 
             routes = collect_routes()
             parts = self._parts = await stack.enter_async_context(compose(settings, zygote))
-            server = Server(Api(parts.engine, routes))
+            server = Server(Api(parts.engine, routes, experimental=settings.experimental))
             stack.push_async_callback(server.close)
             for host in settings.hosts:
                 await self._listen(server, host, stack)

@@ -49,6 +49,7 @@ class Settings:
     max_concurrent_downloads: int = 3
     max_download_attempts: int = 5
     labels: tuple[str, ...] = ()
+    experimental: bool = False
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     exec_opts: tuple[str, ...] = ()
@@ -122,6 +123,7 @@ OPTIONS = (
         "times that a download is tried before the pull fails",
     ),
     _Option("labels", ("--label",), tuple, "key=value shown by info"),
+    _Option("experimental", ("--experimental",), bool, "say so to clients, some of which then offer more"),
     _Option("dns", ("--dns",), tuple, "name server for containers"),
     _Option("dns-search", ("--dns-search",), tuple, "search domain for containers"),
     _Option(

@@ -64,6 +64,7 @@ def facts_of(settings: Settings) -> SystemFacts:
         insecure_registries=settings.insecure_registries,
         registry_mirrors=settings.registry_mirrors,
         labels=settings.labels,
+        experimental=settings.experimental,
         debug=settings.level == "debug",
     )
 

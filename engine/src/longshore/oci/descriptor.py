@@ -57,6 +57,11 @@ class Descriptor(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
         return parse_digest(self.digest)
 
 
+_SYSTEMS = ("aix", "android", "darwin", "dragonfly", "freebsd", "illumos", "ios", "js", "linux", "netbsd", "openbsd",
+            "plan9", "solaris", "wasip1", "windows")  # fmt: skip
+_ARCHITECTURES = ("386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64", "ppc64le",
+                  "riscv64", "s390x", "sparc64", "wasm")  # fmt: skip
+_ALIASES = {"i386": "386", "x86-64": "amd64", "armhf": "arm", "armel": "arm"}
 _MACHINES = {
     "x86_64": ("amd64", ""),
     "aarch64": ("arm64", "v8"),
@@ -97,11 +102,15 @@ def parse_platform(text: str) -> Platform:
     parts = text.lower().split("/")
     if len(parts) > 3 or not all(parts):
         raise InvalidArgument("invalid platform", detail=f"{text!r} is not os/arch[/variant]")
+    aliases = _ALIASES | {name: architecture for name, (architecture, _) in _MACHINES.items()}
     if len(parts) == 1:
         if parts[0] == host.os:
             return host
+        if parts[0] in _SYSTEMS:
+            return Platform(architecture=host.architecture, os=parts[0], variant=host.variant)
+        if aliases.get(parts[0], parts[0]) not in _ARCHITECTURES:
+            raise InvalidArgument(f"invalid platform: {text!r}: unknown operating system or architecture")
         parts = [host.os, parts[0]]
-    aliases = {name: architecture for name, (architecture, _) in _MACHINES.items()}
     architecture = aliases.get(parts[1], parts[1])
     variant = parts[2] if len(parts) == 3 else ""
     return Platform(architecture=architecture, os=parts[0], variant=variant)
