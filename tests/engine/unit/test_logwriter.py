@@ -190,7 +190,7 @@ def test_rotated_files_are_compressed_beside_the_output(tmp_path: Path) -> None:
 
 def test_what_a_killed_compressor_left_is_cleared_away(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    for name in ("log", "log.1", "log.2", "log.3", "log.gz.new", "log.new"):
+    for name in ("log", "log.1", "log.2", "log.3", "log.gz.77.new", "log.new"):
         (tmp_path / name).write_bytes(b"{}\n")
     LogWriter(LogTarget(str(path), max_size=3000, max_files=3, compress=True)).close()
     while any(not p.name.endswith(".gz") for p in tmp_path.iterdir() if p.name != "log"):

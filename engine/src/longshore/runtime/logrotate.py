@@ -7,7 +7,7 @@ not compressed yet is read as well. A compressed file keeps the inode number of 
 
 No pathlib here: the monitor uses this (`records.py`).
 """
-# ruff: noqa: PTH104, PTH110, PTH116, PTH120
+# ruff: noqa: PTH104, PTH110, PTH116, PTH118, PTH120, PTH208
 
 import fcntl
 import os
@@ -107,7 +107,10 @@ def forget(path: str, inode: int) -> bool:
 def tidy(path: str, max_files: int) -> None:
     """Before the first write: remove what a killed writer or compressor left, and files beyond `max_files`."""
     remove_file(f"{path}.new")
-    remove_file(f"{path}.gz.new")
+    folder, base = os.path.split(path)
+    for name in os.listdir(folder or "."):
+        if name.startswith(f"{base}.gz.") and name.endswith(".new"):
+            remove_file(os.path.join(folder, name))
     for name in names(path)[max(max_files - 1, 0) :]:
         remove_file(name)
 
@@ -129,11 +132,10 @@ def start_compressor(path: str) -> int:
 
 def compress_rotated(path: str) -> None:
     """Compress what is not, oldest first, until everything is. Raises OSError."""
-    while plain := [name for name in names(path) if not name.endswith(".gz")]:
-        fd = os.open(plain[-1], os.O_RDONLY | os.O_CLOEXEC)
+    while (fd := _open_oldest(path)) is not None:
         try:
             status = os.fstat(fd)
-            fresh = f"{path}.gz.new"
+            fresh = f"{path}.gz.{os.getpid()}.new"  # the compressor of the run before may be at it still
             _write_compressed(fd, fresh, status.st_ino)
             os.utime(fresh, ns=(status.st_mtime_ns, status.st_mtime_ns))
             locked = lock(path)
@@ -143,6 +145,16 @@ def compress_rotated(path: str) -> None:
                 os.close(locked)
         finally:
             os.close(fd)
+
+
+def _open_oldest(path: str) -> int | None:
+    """Of those that are not compressed."""
+    locked = lock(path, shared=True)
+    try:
+        plain = [name for name in names(path) if not name.endswith(".gz")]
+        return os.open(plain[-1], os.O_RDONLY | os.O_CLOEXEC) if plain else None
+    finally:
+        os.close(locked)
 
 
 def _replace(path: str, inode: int, fresh: str) -> None:
