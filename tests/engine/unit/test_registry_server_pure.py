@@ -1,6 +1,7 @@
 """The registry's pure parts: paths, names, ranges, manifests, settings."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -204,4 +205,4 @@ def test_flags_of_serve_are_keys() -> None:
     settings = read_settings("", serve_words(("ca.pem",), True, True, ["gc.grace=5s"], **flags))
     assert settings.http.addr == ":1" and settings.http.plain and settings.http.debug.prometheus.enabled
     assert settings.storage.maintenance.readonly.enabled and settings.gc.grace == 5
-    assert settings.http.tls.clientcas == ["ca.pem"]
+    assert settings.http.tls.clientcas == [str(Path("ca.pem").absolute())]

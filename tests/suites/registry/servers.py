@@ -15,16 +15,23 @@ DEBIAN = Path("/usr/bin/docker-registry")
 
 
 @contextmanager
-def ours(folder: Path, *settings: str, config: Mapping[str, Any] | None = None) -> Iterator[str]:
-    """`longshore registry serve` as users start it; yields host:port. `settings` are key=value words."""
+def ours(
+    folder: Path, *settings: str, config: Mapping[str, Any] | None = None, kill: bool = False
+) -> Iterator[str]:
+    """`longshore registry serve` as users start it; yields host:port. `settings` are key=value words.
+
+    `kill`: it ends by SIGKILL.
+    """
     with free_port() as port:
         address = f"127.0.0.1:{port}"
     (folder / "config.yml").write_text(json.dumps(config or {}))  # JSON is YAML
     words = ["http.addr=" + address, f"storage.filesystem.rootdirectory={folder / 'store'}", *settings]
     command = [str(Path(sys.executable).parent / "longshore"), "registry", "serve"]
     command += ["--config", str(folder / "config.yml"), *(f"--set={word}" for word in words)]
-    with running(command, address, folder / "log"):
+    with running(command, address, folder / "log") as process:
         yield address
+        if kill:
+            process.kill()
 
 
 @contextmanager

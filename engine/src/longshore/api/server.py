@@ -41,6 +41,7 @@ MODULES = (
     "blobs",
     "apply",
     "registry",
+    "registries",
     "swarm",
     "plugins",
 )

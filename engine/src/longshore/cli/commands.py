@@ -78,7 +78,10 @@ SYSTEM: Table = {
 }
 
 REGISTRY: Table = {
-    "serve": ("registry:serve_command", "Serve a registry"),
+    "ls": ("registry:ls_command", "List the registries inside the daemon"),
+    "serve": ("registry:serve_command", "Serve a registry, as a process of its own"),
+    "start": ("registry:start_command", "Start a registry inside the daemon"),
+    "stop": ("registry:stop_command", "Stop registries inside the daemon"),
 }
 
 _TOP_LEVEL = ("run", "create", "exec", "attach", "start", "stop", "restart", "kill", "pause", "unpause", "rm",

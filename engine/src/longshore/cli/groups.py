@@ -10,4 +10,4 @@ image = lazy_group("image", "Manage images.", commands.IMAGE, commands.IMAGE_ALI
 network = lazy_group("network", "Manage networks.", commands.NETWORK, commands.LIST_ALIASES)
 volume = lazy_group("volume", "Manage volumes.", commands.VOLUME, commands.LIST_ALIASES)
 system = lazy_group("system", "Manage the engine.", commands.SYSTEM)
-registry = lazy_group("registry", "Serve a registry of images.", commands.REGISTRY)
+registry = lazy_group("registry", "Serve a registry of images.", commands.REGISTRY, {"list": "ls"})

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from longshore.core.execs import Execs
     from longshore.core.images import Images
     from longshore.core.networks import Networks
+    from longshore.core.registries import Registries
     from longshore.core.storage_repair import Upkeep
     from longshore.core.system import System
     from longshore.core.volumes import Volumes
@@ -28,3 +29,4 @@ class Engine:
     system: "System"
     doctor: "Doctor"
     upkeep: "Upkeep"
+    registries: "Registries"

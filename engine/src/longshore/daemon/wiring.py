@@ -20,6 +20,7 @@ from longshore.core.log_budget import LogBudget, budget_of
 from longshore.core.logs import check as check_log
 from longshore.core.model import LogConfig
 from longshore.core.networks import Networks
+from longshore.core.registries import Registries
 from longshore.core.storage_check import Stores
 from longshore.core.storage_repair import Upkeep
 from longshore.core.system import System, SystemFacts
@@ -187,6 +188,8 @@ async def compose(settings: Settings, starting: Awaitable[Zygote]) -> AsyncGener
         stack.push_async_callback(budget.close)
         execs = Execs(parts)
         stack.push_async_callback(execs.close)
+        registries = Registries(data / "registries")
+        stack.push_async_callback(registries.close)
         engine = Engine(
             database=database,
             events=events,
@@ -198,8 +201,10 @@ async def compose(settings: Settings, starting: Awaitable[Zygote]) -> AsyncGener
             system=System(parts, facts_of(settings)),
             doctor=Doctor(data, networks.checks),
             upkeep=upkeep_of(parts, containers, layers, database),
+            registries=registries,
         )
         await images.restore()  # layers that a power cut took are unpacked again before anything starts
         await containers.restore()
+        await registries.restore()
         budget.start()
         yield Parts(engine, registry)

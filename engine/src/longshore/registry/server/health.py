@@ -25,6 +25,9 @@ class Health:
             self._until = time.monotonic() + _SECONDS
         return self._found
 
+    def forget(self) -> None:
+        self._until = 0.0
+
     def _look(self) -> None:
         probe = self._store.files.uploads / f".health-{uuid.uuid4().hex}"
         try:

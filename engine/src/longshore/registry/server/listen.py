@@ -1,6 +1,7 @@
 """Sockets, TLS and the guard of each connection."""
 
 import asyncio
+import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,11 @@ from aiohttp.web_protocol import RequestHandler
 
 from longshore.errors import InvalidArgument, Unavailable
 from longshore.registry.server.settings import Limits, Tls, parse_address
+
+_MAX_HEADER = 64 << 10  # bytes of one header: a token that names many repositories is long
+_LOOK = 0.05  # seconds between two looks at who is still busy when the registry ends
+_quiet = logging.getLogger("longshore.registry.http")
+_quiet.setLevel(logging.CRITICAL)  # a request that is no HTTP is the client's matter, and no traceback
 
 _VERSIONS = {"tls1.2": ssl.TLSVersion.TLSv1_2, "tls1.3": ssl.TLSVersion.TLSv1_3}
 _CLIENTS = {
@@ -93,17 +99,39 @@ class GuardedHandler(RequestHandler):
             self._guard.cancel()
         super().connection_lost(exc)
 
+    @property
+    def busy(self) -> bool:
+        return bool(self._messages) or self._current_request is not None
+
     def _late(self) -> None:
         self._guard = None
         self.force_close()
 
 
 class GuardedServer(web.Server):
+    """aiohttp's, but for its end: aiohttp throws away what still comes of a request's body when it shuts down."""
+
     def __init__(
         self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], limits: Limits
     ) -> None:
         super().__init__(handler)
         self._limits = limits
+
+    def pre_shutdown(self) -> None:
+        for connection in self.connections:
+            if not (isinstance(connection, GuardedHandler) and connection.busy):
+                connection.close()
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        """Requests under way have `timeout` seconds; connections that have become idle are closed meanwhile."""
+        try:
+            async with asyncio.timeout(timeout):
+                while any(isinstance(each, GuardedHandler) and each.busy for each in self.connections):
+                    await asyncio.sleep(_LOOK)
+                    self.pre_shutdown()
+        except TimeoutError:
+            pass  # they had their time
+        await super().shutdown(0)
 
     def __call__(self) -> RequestHandler:
         return GuardedHandler(
@@ -111,8 +139,11 @@ class GuardedServer(web.Server):
             self._limits,
             loop=asyncio.get_running_loop(),
             access_log=None,
+            logger=_quiet,
+            max_field_size=_MAX_HEADER,
+            max_line_size=_MAX_HEADER,
             auto_decompress=False,  # a digest is that of the bytes on the wire
             keepalive_timeout=75.0,
-            lingering_time=5.0,
+            lingering_time=float(self._limits.linger),
             read_bufsize=1 << 18,
         )

@@ -35,6 +35,7 @@ class RegistryServer:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.addresses: list[str] = []  # host:port of each socket; the port is the one that was taken
+        self.debug_addresses: list[str] = []
         self._stack = AsyncExitStack()
         self._metrics = Metrics()
         self._notifier: Notifier | None = None
@@ -68,8 +69,8 @@ class RegistryServer:
             stack.push_async_callback(_cancelled, task)
         self.addresses = await self._listen(front.handle, settings.http.addr, context)
         if settings.http.debug.addr:
-            debug = await self._listen(self._answer_debug, settings.http.debug.addr, None)
-            log.info("health and metrics on %s", ", ".join(debug))
+            self.debug_addresses = await self._listen(self._answer_debug, settings.http.debug.addr, None)
+            log.info("health and metrics on %s", ", ".join(self.debug_addresses))
         scheme = "https" if context else "http"
         log.info(
             "the registry %s listens on %s",
@@ -177,6 +178,10 @@ class RegistryServer:
             text = self._metrics.render(gauges)
             return web.Response(body=text.encode(), headers={"Content-Type": "text/plain; version=0.0.4"})
         return web.Response(status=404, text="/debug/health, and the metrics where they are switched on\n")
+
+    def forget_health(self) -> None:
+        """The next question is answered by a new look."""
+        self._health.forget()
 
     def _gauges(self) -> dict[str, float]:
         stored = self.store.records.counts()

@@ -5,6 +5,7 @@ docker-registry works as it is; unknown keys are errors. What distribution has n
 `auth.access`, `auth.tokenservice` and `http.plain`.
 """
 
+import copy
 import ipaddress
 import re
 import tomllib
@@ -231,6 +232,7 @@ class Limits(_Part, frozen=True):
     idle: Seconds = Seconds(60)  # without a byte of a request's body
     stall: Seconds = Seconds(120)  # for 8 MiB of a reply
     head: Seconds = Seconds(30)  # from the connection to its first whole request head
+    linger: Seconds = Seconds(5)  # for reading away what a refused client still sends
     maxconnections: int = 1024
     maxblobsize: int = 0  # bytes; 0: as the disk has
     minchunk: int = 0  # announced as OCI-Chunk-Min-Length
@@ -261,10 +263,15 @@ class Settings(_Part, frozen=True):
 
 def read_settings(path: str, overrides: Iterable[str] = ()) -> Settings:
     """From a YAML or TOML file, "" for none, and `a.b.c=value` words. Raises InvalidArgument naming the key."""
-    document: dict[str, Any] = _read(path) if path else {}
-    for word in overrides:
-        _set(document, word)
-    return make_settings(document)
+    return make_settings(with_words(_read(path) if path else {}, overrides))
+
+
+def with_words(document: Mapping[str, Any], words: Iterable[str]) -> dict[str, Any]:
+    """The document with `a.b.c=value` words set; the given one stays as it is. Raises InvalidArgument."""
+    changed = copy.deepcopy(dict(document))
+    for word in words:
+        _set(changed, word)
+    return changed
 
 
 def _read(path: str) -> dict[str, Any]:
