@@ -34,6 +34,7 @@ _TOP: dict[str, tuple[str, str, str]] = {
     "snapshots": ("files that containers have written", "snapshots", "longshore container prune"),
     "containers": ("logs and state of containers", "containers", "longshore container prune"),
     "volumes": ("volumes", "volumes", "longshore volume prune"),
+    "registries": ("registries inside the daemon", "registries", ""),
 }
 
 
