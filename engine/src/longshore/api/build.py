@@ -7,6 +7,7 @@ from typing import TypeVar
 import msgspec
 
 from longshore.api.build_lines import classic_lines, farewell
+from longshore.api.buildkit.routes import kit_of
 from longshore.api.http import AnyReply, Reply, Request, Route, Stream
 from longshore.build.builder import Build, Builder
 from longshore.build.export import store
@@ -24,9 +25,9 @@ async def build(request: Request) -> AnyReply:
     """What is wrong with the request or the Dockerfile is told by status; what fails later, in the stream."""
     query = request.query
     if query.get("version") == "2":
-        raise Unsupported(
-            "BuildKit is not served yet", hint="use DOCKER_BUILDKIT=0 docker build, or longshore build"
-        )
+        from longshore.api.buildkit import posted  # of BuildKit nothing is loaded before somebody asks for it
+
+        return await posted.build(kit_of(request.engine), request)
     if query.get("remote"):
         raise Unsupported(
             "building from a URL is not served yet", hint="download it and send it as the context"

@@ -2,9 +2,9 @@
 
 from longshore.api.http import AnyReply, Reply, Request, Route
 
-# Builder-Version 1 is the classic builder: the docker CLI then sends a plain tar to POST /build.
+# Builder-Version 2 is BuildKit: the docker CLI then builds with buildx or, before it had that, a session.
 _PING = {
-    "Builder-Version": "1",
+    "Builder-Version": "2",
     "Cache-Control": "no-cache, no-store, must-revalidate",
     "Content-Type": "text/plain; charset=utf-8",
     "Pragma": "no-cache",

@@ -88,6 +88,7 @@ _HUB = {"https://index.docker.io/v1/": "docker.io"}  # the name that config.json
 def _decode(text: str, kind: type[T], header: str) -> T:
     try:
         data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        return msgspec.json.decode(data or b"{}", type=kind)
+        # Go encodes a map that was never made as null.
+        return msgspec.json.decode(b"{}" if data.strip() in (b"", b"null") else data, type=kind)
     except (msgspec.MsgspecError, binascii.Error, ValueError, RecursionError) as cause:
         raise InvalidArgument(f"invalid {header} header", detail=str(cause)) from cause

@@ -49,6 +49,9 @@ class Control:
         return {f"/moby.buildkit.v1.Control/{name}": handler for name, handler in service.items()}
 
     async def solve(self, call: Call, request: SolveRequest) -> SolveResponse:
+        return await self.run(request)
+
+    async def run(self, request: SolveRequest) -> SolveResponse:
         """Build, or wait for what the client's own gateway calls build, and export it."""
         if not request.exporters and request.exporter:
             request.exporters = [Exporter(request.exporter, request.exporter_attrs)]

@@ -37,7 +37,7 @@ class SessionDoor:
     ) -> None:
         self._session, self._contexts, self._attributes = session, contexts, attributes
         self._job, self._scratch = job, scratch
-        self._uploaded: TarTree | None = None
+        self._uploaded = job.uploaded
 
     async def dockerfile(self) -> DockerfileSource:
         name = self._attributes.get("filename") or "Dockerfile"
@@ -61,7 +61,8 @@ class SessionDoor:
             yield path
 
     async def credentials(self, domain: str) -> Credentials | None:
-        return await attachables.credentials(self._session, domain)
+        given = self._job.logins.get(domain)
+        return given if given is not None else await attachables.credentials(self._session, domain)
 
     def close(self) -> None:
         """Twice is fine."""

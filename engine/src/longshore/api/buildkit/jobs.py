@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -14,8 +14,9 @@ from longshore.api.buildkit.messages_gateway import ReturnRequest
 from longshore.api.buildkit.status import Rendering
 from longshore.build.events import Event
 from longshore.build.result import Result
-from longshore.build.trees import Tree
+from longshore.build.trees import TarTree, Tree
 from longshore.errors import Conflict, NotFound
+from longshore.registry.auth import Credentials
 
 WAIT_SECONDS = 10.0  # a client asks for a build's status, and for its gateway, while it starts the build
 MAX_PAST = 50  # builds that the history knows
@@ -39,6 +40,8 @@ class Job:
         self.ref = request.ref
         self.attributes: dict[str, str] = {}  # of the frontend, where the gateway's client gave them
         self.rendering = Rendering()
+        self.uploaded: TarTree | None = None  # the context, where no session has it
+        self.logins: Mapping[str, Credentials] = {}
         self.references: dict[str, Reference] = {}
         self.returned: asyncio.Future[ReturnRequest] = asyncio.get_running_loop().create_future()
         self.open = AsyncExitStack()
@@ -123,8 +126,13 @@ class Jobs:
 
     def __init__(self) -> None:
         self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._provided: dict[str, tuple[TarTree | None, Mapping[str, Credentials]]] = {}
         self._changed = asyncio.Event()
         self.generation = 0  # counts changes, for the history's followers
+
+    def provide(self, ref: str, tree: TarTree | None, logins: Mapping[str, Credentials]) -> None:
+        """What a request had in itself for the job that it is about to begin."""
+        self._provided[ref] = (tree, logins)
 
     def begin(self, request: SolveRequest) -> Job:
         """Raises Conflict for a ref that a running job has."""
@@ -132,6 +140,9 @@ class Jobs:
         if before is not None and not before.completed:
             raise Conflict(f"build ID {request.ref} exists")
         job = self._jobs[request.ref] = Job(request)
+        job.uploaded, job.logins = self._provided.pop(request.ref, (None, {}))
+        if job.uploaded is not None:
+            job.open.callback(job.uploaded.close)
         self._jobs.move_to_end(request.ref)
         self.changed()
         return job

@@ -36,6 +36,24 @@ class Session:
         return method
 
 
+def nobody() -> Session:
+    """The session of a client that has none: it offers nothing."""
+    return Session("", "", frozenset(), Channel(_Closed()))
+
+
+class _Closed:
+    """A connection that is over (api.http.ClientStream)."""
+
+    async def read(self) -> bytes:
+        return b""
+
+    async def write(self, data: bytes) -> None:
+        raise ConnectionResetError("there is no client")
+
+    async def write_eof(self) -> None:
+        pass
+
+
 class Sessions:
     """The sessions of this moment, by id."""
 

@@ -1,5 +1,6 @@
 """One build for a solve: attributes and a session in, a result that stays open until the job ends."""
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -11,10 +12,11 @@ from longshore.api.buildkit.failures import explained
 from longshore.api.buildkit.frontend import build_options, input_names
 from longshore.api.buildkit.jobs import Job, Jobs
 from longshore.api.buildkit.messages import Definition, Op
-from longshore.api.buildkit.session import Session, Sessions
+from longshore.api.buildkit.session import Session, Sessions, nobody
 from longshore.build.builder import Builder
 from longshore.build.export import store
 from longshore.build.result import Result
+from longshore.build.trees import TarTree
 from longshore.core.engine import Engine
 from longshore.errors import EngineError, InvalidArgument, Unsupported
 
@@ -31,14 +33,28 @@ class Kit:
     contexts: Contexts
     sessions: Sessions = field(default_factory=Sessions)
     jobs: Jobs = field(default_factory=Jobs)
+    uploads: dict[str, "asyncio.Future[TarTree]"] = field(
+        default_factory=dict[str, "asyncio.Future[TarTree]"]
+    )
 
     @property
     def scratch(self) -> Path:
         return Path(self.engine.images.content.ingest)
 
     async def session(self, job: Job) -> Session:
-        """The session of the client that asked for the job. Raises NotFound."""
+        """The session of the client that asked for the job; one that offers nothing where it named none.
+
+        Raises NotFound.
+        """
+        if not job.request.session:
+            return nobody()
         return await self.sessions.get(job.request.session)
+
+    def upload(self, id: str) -> "asyncio.Future[TarTree]":
+        """The context that one request brings for the build of another; whoever asks first waits or is waited for."""
+        future = self.uploads.setdefault(id, asyncio.get_running_loop().create_future())
+        future.add_done_callback(lambda _: self.uploads.pop(id, None))
+        return future
 
 
 async def solve(
