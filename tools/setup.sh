@@ -50,6 +50,25 @@ unpack() {
     rm -rf build/debs
 }
 
+# buildx and Compose v2 with the docker CLI they go with: Debian 12 has none, so its apt reads Debian 13's index in
+# folders of our own.
+unpack_buildx() {
+    [ -x build/buildx/usr/libexec/docker/cli-plugins/docker-compose ] && return 0
+    say "Debian 13's docker-buildx and docker-compose, unpacked into build/buildx"
+    rm -rf build/buildx build/debs build/apt
+    mkdir -p build/buildx build/debs build/apt/lists/partial build/apt/cache/archives/partial
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie main" \
+        >build/apt/sources.list
+    options="-o Dir::State::lists=$PWD/build/apt/lists -o Dir::Cache=$PWD/build/apt/cache -o Dir::Etc::sourceparts=-
+      -o Dir::Etc::sourcelist=$PWD/build/apt/sources.list -o APT::Sandbox::User=root"
+    # shellcheck disable=SC2086
+    apt-get $options -qq update
+    # shellcheck disable=SC2086
+    (cd build/debs && apt-get $options -qq download docker-buildx docker-compose docker-cli)
+    for deb in build/debs/*.deb; do dpkg-deb -x "$deb" build/buildx; done
+    rm -rf build/debs build/apt
+}
+
 python_environment() {
     python=$(for name in python3 python3.13 python3.12 python3.11; do
         path=/usr/bin/$name
