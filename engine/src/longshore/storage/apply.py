@@ -189,6 +189,9 @@ class Applier:
                 name,
                 lambda: os.link(last, name, src_dir_fd=source, dst_dir_fd=held, follow_symlinks=False),
             )
+            # The walk to the target has left the directory, which the new name changes once more
+            if (mtime := self._times.get(tuple(parts[:-1]))) is not None:
+                os.utime(held, ns=(mtime, mtime))
         except FileNotFoundError as cause:
             raise LayerError(
                 f"hard link target is not in the layer: {_show(entry.name)} -> {_show(entry.linkname)}"
