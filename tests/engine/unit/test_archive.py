@@ -1,8 +1,10 @@
 """Reading and writing image archives, without unpacking a layer."""
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 import zstandard
 from tests.engine.images import docker_archive
 
-from longshore.errors import EngineError, InvalidArgument
+from longshore.errors import EngineError, InvalidArgument, NotFound
 from longshore.oci.descriptor import (
     DOCKER_LAYER_GZIP,
     DOCKER_MANIFEST,
@@ -60,9 +62,9 @@ def files(members: dict[str, bytes], links: dict[str, str] | None = None) -> byt
     return buffer.getvalue()
 
 
-def read(store: ContentStore, data: bytes) -> list[Found]:
+def read(store: ContentStore, data: bytes, platform: Platform | None = HERE) -> list[Found]:
     with store.lease():
-        return read_archive(io.BytesIO(data), store, HERE)
+        return read_archive(io.BytesIO(data), store, platform)
 
 
 def descriptor(kind: str, data: bytes, **more: Any) -> dict[str, Any]:
@@ -108,6 +110,35 @@ def test_layers_shared_by_links_as_old_dockers_wrote_them(store: ContentStore) -
     assert found.layers[0] == found.layers[1]
     assert found.layers[0].media_type == OCI_LAYER_GZIP
     assert found.references == ()
+
+
+@pytest.mark.parametrize("pack", [lzma.compress, bz2.compress])
+def test_layers_as_no_registry_takes_them_are_kept_plain(store: ContentStore, pack) -> None:  # type: ignore[no-untyped-def]
+    entries = json.dumps([{"Config": "c.json", "RepoTags": ["app:1"], "Layers": ["l"]}])
+    members = {"manifest.json": entries.encode(), "c.json": CONFIG, "l": pack(LAYER)}
+    (found,) = read(store, pack(files(members)))
+    assert found.layers == (Descriptor(OCI_LAYER, str(sha256_of(LAYER)), len(LAYER)),)
+
+
+def test_the_wanted_platform_is_the_only_one_kept(store: ContentStore) -> None:
+    other = CONFIG.replace(b"amd64", b"s390x")
+    mine, foreign = manifest(CONFIG, LAYER), manifest(other, BIG)
+    parts = [
+        descriptor(OCI_MANIFEST, mine, platform={"os": "linux", "architecture": "amd64"}),
+        descriptor(OCI_MANIFEST, foreign, platform={"os": "linux", "architecture": "s390x"}),
+    ]
+    top = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": parts}).encode()
+    data = files(layout(descriptor(OCI_INDEX, top), blobs=(top, mine, foreign, CONFIG, other, LAYER, BIG)))
+    (found,) = read(store, data, None)
+    assert found.config == CONFIG
+    assert found.target == Descriptor(OCI_INDEX, str(sha256_of(top)), len(top))
+    assert store.has(sha256_of(other))
+    (found,) = read(store, data, Platform("s390x", "linux"))
+    assert (found.config, found.target) == (other, None)
+    with pytest.raises(NotFound, match="does not provide the specified platform"):
+        read(store, data, Platform("riscv64", "linux"))
+    with pytest.raises(NotFound, match="does not provide the specified platform"):
+        read(store, docker_archive([LAYER], "app:1", {}), Platform("riscv64", "linux"))
 
 
 def test_links_in_a_circle_end(store: ContentStore) -> None:

@@ -1,5 +1,7 @@
+import bz2
 import gzip
 import io
+import lzma
 import os
 
 import pytest
@@ -30,8 +32,23 @@ class Dribble:
         gzip.compress(DATA) + bytes(700_000),
         zstandard.compress(DATA),
         zstandard.compress(DATA[:5000]) + zstandard.compress(DATA[5000:]),
+        lzma.compress(DATA, preset=0),
+        lzma.compress(DATA[:5000], preset=0) + bytes(8) + lzma.compress(DATA[5000:], preset=0),
+        bz2.compress(DATA, 1),
+        bz2.compress(DATA[:5000], 1) + bz2.compress(DATA[5000:], 1),
     ],
-    ids=["plain", "gzip", "members", "padded", "zstd", "frames"],
+    ids=[
+        "plain",
+        "gzip",
+        "members",
+        "padded",
+        "zstd",
+        "frames",
+        "xz",
+        "xz streams",
+        "bzip2",
+        "bzip2 streams",
+    ],
 )
 @pytest.mark.parametrize("source", [io.BytesIO, Dribble])
 def test_all_kinds_are_read(packed: bytes, source: type) -> None:
@@ -50,6 +67,9 @@ def test_all_kinds_are_read(packed: bytes, source: type) -> None:
         gzip.compress(DATA) + b"rubbish after the end",
         zstandard.compress(DATA)[:-500],
         zstandard.compress(DATA) + b"rubbish after the end",
+        lzma.compress(DATA, preset=0)[:-20],
+        lzma.compress(DATA, preset=0)[:5000] + b"\0" * 5000,
+        bz2.compress(DATA, 1)[:-20],
         b"BZh91AY&SY",
         b"\xfd7zXZ\0\0",
     ],

@@ -181,13 +181,14 @@ class _Streams:
         """Some bytes, at most `size`; b"" at the end."""
         while True:
             if self._stream.eof:
-                self._input = self._stream.unused_data
+                self._input = self._unpadded(self._stream.unused_data)
                 self._stream = self._make()
                 self._fresh = True
             if not self._input and self._stream.needs_input:
-                self._input = self._source.read(_INPUT)
-                if self._fresh and self._kind == "xz":
-                    self._input = self._input.lstrip(b"\0") if self._input.startswith(b"\0") else self._input
+                data = self._source.read(_INPUT)
+                self._input = self._unpadded(data) if self._fresh else data
+                if data and not self._input:
+                    continue
                 if not self._input:
                     if self._fresh:
                         return b""
@@ -200,6 +201,10 @@ class _Streams:
             self._input = b""
             if data:
                 return data
+
+    def _unpadded(self, data: bytes) -> bytes:
+        """What follows between streams: xz allows zeros there."""
+        return data.lstrip(b"\0") if self._kind == "xz" and data.startswith(b"\0") else data
 
 
 def decompressed(source: Source) -> Buffered:
