@@ -162,7 +162,7 @@ class Images:
         progress({"status": f"Digest: {pulled.digest}"})
         words = "Downloaded newer image" if fresh else "Image is up to date"
         progress({"status": f"Status: {words} for {wanted.familiar}"})
-        self._tell("pull", image, wanted.familiar, id=wanted.familiar)
+        self._tell("pull", image, wanted.familiar_name, id=wanted.familiar)
         return image
 
     async def _fetch(
@@ -418,7 +418,7 @@ class Images:
             self._catalog.name(f"{reference.name}@{pushed.digest}", image.id, pushed)
         for message in pushed_messages(str(reference.tag), shipment):
             progress(message)
-        self._tell("push", image, reference.familiar, id=reference.familiar)
+        self._tell("push", image, reference.familiar_name, id=reference.familiar)
 
     async def _shipment(
         self,
