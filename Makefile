@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest -q
 
-.PHONY: help setup bundle demo demo-clean test lint types imports unit kernel compat collection fleet test-vm suites-vm suites suites-attacks suites-dockerpy suites-runc suites-registry suites-fuzz bench clean
+.PHONY: help setup bundle demo demo-clean test lint types imports unit kernel compat collection fleet test-vm suites-vm suites suites-attacks suites-dockerpy suites-runc suites-registry suites-fuzz suites-fuzz-images suites-chaos bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,13 @@ suites-registry: setup ## the distribution specification point by point, our reg
 suites-fuzz: setup ## 20,000 requests made of the API's description; the report is in build/fuzz-report.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r tests/suites/fuzz/requirements.txt
 	$(BIN)/python -m tests.suites.fuzz.campaign
+
+suites-fuzz-images: setup ## layers, references, registries and our registry fuzzed, ten minutes each (KIND=… for some)
+	$(BIN)/python -m tests.suites.fuzz_images $(KIND)
+
+suites-chaos: setup ## 200 pulls, builds, deletes and prunes with kill -9 at random moments; then the doctor
+	LONGSHORE_CRASH_EVERY=1 $(PYTEST) tests/engine/kernel/test_crash_points.py
+	$(BIN)/python -m tests.suites.chaos
 
 bench: setup ## side by side with Debian's docker.io, printed as ratios
 	@$(BIN)/python -m tests.bench

@@ -134,6 +134,7 @@ async def judged(root: Path, operation: Operation, registry: FakeRegistry | None
     await look("after the next try")
     if gone == any("app:1" in image.tags for image in world.images.list()):
         wrong.append("the next try has not done it")
+    await world.images.close()
     world.database.close()
     return wrong
 

@@ -200,3 +200,18 @@ async def test_a_blob_of_the_wrong_size_is_refused(world: World, registry: FakeR
     with pytest.raises(InvalidArgument, match="more than the manifest says"):
         await world.pull()
     assert world.content.list() == []
+
+
+async def test_prune_takes_a_pulled_image_that_others_are_made_of_by_all_its_names(
+    world: World, registry: FakeRegistry
+) -> None:
+    """Fails when the digest, which goes with the tag, is looked for once more."""
+    registry.image([noise("a", 1000)], "1")
+    image = await world.pull()
+    assert len(image.references) == 2
+    child = await world.images.commit(image, None, image.config)
+    world.images.tag(str(child.id), "child:1")
+    world.images.in_use = lambda id: ["web"] if id == child.id else []
+    records, _ = await world.images.prune({"dangling": ["false"]})
+    assert [list(record) for record in records] == [["Untagged"], ["Untagged"]]
+    assert world.images.get(str(image.id)).references == ()

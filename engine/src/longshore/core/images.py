@@ -551,10 +551,11 @@ class Images:
             if not fits or (nameless and image.tags) or self.in_use(image.id):
                 continue
             for name in image.references or (str(image.id),):
+                current = self._catalog.by_id(image.id)
+                if current is None or (image.references and name not in current.references):
+                    continue  # it went with the one before: digests go with a repository's last tag
                 try:
-                    if self._catalog.by_id(image.id):
-                        records += self._remove(image, name, force=False, prune=True)
-                        image = self._catalog.by_id(image.id) or image
+                    records += self._remove(current, name, force=False, prune=True)
                 except Conflict:
                     break  # children or containers need it, which is no failure here
         freed = await in_thread(self._forget_interrupted) + await self.collect()

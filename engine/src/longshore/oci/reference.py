@@ -80,7 +80,7 @@ def parse_reference(text: str) -> Reference:
     digest = _digest(digest_text) if at else None
     name, tag = _split_tag(name)
     domain, path = _split_domain(name)
-    if path != path.lower():
+    if path != path.lower() and _PATH.fullmatch(path.lower()):
         raise InvalidArgument(f"invalid reference format: repository name ({path}) must be lowercase")
     if not (_DOMAIN.fullmatch(domain) and _PATH.fullmatch(path)):
         raise _invalid(text)

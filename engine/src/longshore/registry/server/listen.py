@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.web_protocol import RequestHandler
 
 from longshore.errors import InvalidArgument, Unavailable
@@ -23,6 +24,17 @@ _CLIENTS = {
     "require-and-verify-client-cert": ssl.CERT_REQUIRED,
     "verify-client-cert-if-given": ssl.CERT_OPTIONAL,
 }
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """A request that is no HTTP gets its 400; whoever sends it does not fill our log."""
+    if record.exc_info and isinstance(record.exc_info[1], BadHttpMessage):
+        record.exc_info = None
+        record.levelno, record.levelname = logging.INFO, "INFO"
+    return True
+
+
+logging.getLogger("aiohttp.server").addFilter(_without_traceback)
 
 
 def bind(address: str) -> list[socket.socket]:
