@@ -1,8 +1,12 @@
 """The registry's pure parts: paths, names, ranges, manifests, settings."""
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args, get_origin
 
+import msgspec
 import pytest
 
 from longshore.cli.registry import serve_words
@@ -12,7 +16,7 @@ from longshore.registry.server.names import check_name, check_reference
 from longshore.registry.server.ranges import parse_chunk_range, parse_range
 from longshore.registry.server.refusals import Refused
 from longshore.registry.server.routes import find_route
-from longshore.registry.server.settings import make_settings, parse_duration, read_settings
+from longshore.registry.server.settings import Settings, make_settings, parse_duration, read_settings
 
 D = "sha256:" + "a" * 64
 OCI = "application/vnd.oci.image.manifest.v1+json"
@@ -206,3 +210,30 @@ def test_flags_of_serve_are_keys() -> None:
     assert settings.http.addr == ":1" and settings.http.plain and settings.http.debug.prometheus.enabled
     assert settings.storage.maintenance.readonly.enabled and settings.gc.grace == 5
     assert settings.http.tls.clientcas == [str(Path("ca.pem").absolute())]
+
+
+def _keys(kind: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted key, default) of a part of the settings."""
+    for field in msgspec.structs.fields(kind):
+        parts = [each for each in get_args(field.type) or (field.type,) if each is not type(None)]
+        part = parts[0]
+        if isinstance(part, type) and issubclass(part, msgspec.Struct) and get_origin(field.type) is not list:
+            yield from _keys(part, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", field.default
+
+
+def test_every_setting_is_on_the_page_with_its_default() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs/reference/registry-settings.md").read_text()
+    rows = dict(re.findall(r"^\| `([a-z.]+)` \|([^|]*)\|", page, re.MULTILINE))
+    ignored = set(re.findall(r"`([a-z0-9.]+)`", page.partition("Read and ignored")[2]))
+    found = dict(_keys(Settings))
+    assert set(found) == set(rows) | ignored
+    for key, shown in rows.items():
+        default = found[key]
+        if isinstance(default, float):
+            assert parse_duration(shown.strip("` ")) == default, key
+        elif isinstance(default, bool | int):
+            assert shown.strip("` ") == str(default).lower(), key
+        elif isinstance(default, str):
+            assert shown.strip("` ") == default, key

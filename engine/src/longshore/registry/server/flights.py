@@ -123,18 +123,11 @@ async def _attempt(flight: Flight, upstream: Upstream) -> None:
             flight.progress()
         elif flight.size != size:
             raise Unavailable(f"{flight.digest} has another size now")
-        buffer = bytearray()
-        try:
-            async for block in content.iter_any():
-                buffer += block
-                if len(buffer) >= _BLOCK // 4:
-                    taken, buffer = buffer, bytearray()
-                    await _append(flight, taken)
-        finally:
-            await _append(flight, buffer)
+        async for block in content.iter_any():  # what is there, so that nobody waits for a full block
+            await _append(flight, block)
 
 
-async def _append(flight: Flight, data: bytearray) -> None:
+async def _append(flight: Flight, data: bytes) -> None:
     if flight.size is not None and flight.upload.size + len(data) > flight.size:
         raise Unavailable(f"more bytes come than {flight.digest} has")
     if data:

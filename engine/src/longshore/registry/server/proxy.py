@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 import msgspec
 from aiohttp import web
 
-from longshore.errors import EngineError, InvalidArgument, NotFound, Unavailable
+from longshore.errors import EngineError, NotFound, Unavailable
 from longshore.oci.descriptor import OCI_INDEX
 from longshore.oci.digest import Digest, parse_digest
 from longshore.registry.server.api_blobs import blob_headers, send_stored
@@ -97,8 +97,11 @@ class Proxy:
         algorithm = expected.algorithm if expected else "sha256"
         digest = parse_digest(f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}")
         if expected is not None and digest != expected:
-            raise InvalidArgument("manifest verification failed for digest", detail=str(expected))
-        judged = judge(data, kind)
+            raise _nonsense(f"{self._upstream.name} sent other bytes than {expected}")
+        try:
+            judged = judge(data, kind)
+        except Refused as cause:
+            raise _nonsense(f"{self._upstream.name}: {cause.why}") from cause
         self._count("misses", 1)
         put = self._store.put_manifest
         await asyncio.to_thread(put, repository, digest, data, judged, tags, whole=False)
@@ -144,7 +147,7 @@ class Proxy:
             flight.fail(Refused(Code.BLOB_UNKNOWN, f"{flight.digest} in {flight.upload.repository}"))
         except EngineError as error:
             log.warning("%s of %s did not come: %s", flight.digest, flight.upload.repository, error)
-            flight.fail(error)
+            flight.fail(_nonsense(str(error)) if isinstance(error, Refused) else error)
         except BaseException:
             flight.fail(Unavailable("the download was broken off"))
             raise
@@ -190,3 +193,8 @@ class Proxy:
         after = _NEXT.search(link)
         shown = f'<{call.url(f"/v2/{call.name}/{tail}")}?{after[1]}>; rel="next"' if after else ""
         return data, {"Link": shown} if shown else {}
+
+
+def _nonsense(why: str) -> Refused:
+    """The other registry's fault, not the client's."""
+    return Refused(Code.UNKNOWN, why, status=502)
