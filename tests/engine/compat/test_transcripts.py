@@ -168,6 +168,7 @@ def test_the_same_words(sides: list[Side], cli: str) -> None:
     for side in sides:
         side.run(cli, "rmi", "-f", "built:1", "other:2", "busybox")
         side.run(cli, "image", "prune", "-f")
+        side.run(cli, "builder", "prune", "-af")
     for command, expected in TRANSCRIPT:
         said = [side.run(cli, *arguments(command, side)) for side in sides]
         said = [text.replace(str(side.folder), "FOLDER") for text, side in zip(said, sides, strict=True)]

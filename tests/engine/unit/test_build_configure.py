@@ -4,7 +4,7 @@ import pytest
 
 from longshore.build.dockerfile import parse_dockerfile
 from longshore.build.owners import OwnerLookup, parse_owner
-from longshore.build.stages import plan_stages
+from longshore.build.stages import plan_build
 from longshore.errors import EngineError, InvalidArgument
 from longshore.oci.changes import configure, history_words
 from longshore.oci.dockerfile_instruction import parse_instruction
@@ -69,9 +69,9 @@ def test_owners_are_looked_up_in_the_image() -> None:
 
 def test_only_the_stages_that_the_target_needs_are_planned() -> None:
     text = "ARG V=1\nFROM a:$V AS one\nFROM b AS two\nFROM c AS unused\nFROM two\nCOPY --from=one /x /y\n"
-    plan = plan_stages(parse_dockerfile(text), {"V": "9"})
+    plan = plan_build(parse_dockerfile(text), {"V": "9"})
     assert [(stage.name, stage.base) for stage in plan.stages] == [("one", "a:9"), ("two", "b"), ("", "two")]
-    assert [stage.name for stage in plan_stages(parse_dockerfile(text), {}, "two").stages] == ["two"]
+    assert [stage.name for stage in plan_build(parse_dockerfile(text), {}, "two").stages] == ["two"]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_only_the_stages_that_the_target_needs_are_planned() -> None:
 )
 def test_broken_stages_are_refused(text: str, target: str, problem: str) -> None:
     with pytest.raises(InvalidArgument, match=problem):
-        plan_stages(parse_dockerfile(text), {}, target)
+        plan_build(parse_dockerfile(text), {}, target)
 
 
 @pytest.mark.parametrize(

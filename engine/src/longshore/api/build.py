@@ -1,21 +1,23 @@
 """POST /build: the classic builder's door."""
 
 from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from longshore.api.build_lines import classic_lines, farewell
+from longshore.api.build_lines import ClassicLines, farewell
 from longshore.api.buildkit.routes import kit_of
 from longshore.api.http import AnyReply, Reply, Request, Route, Stream
+from longshore.build import usage
 from longshore.build.builder import Build, Builder
 from longshore.build.export import store
 from longshore.build.options import BuildOptions
 from longshore.build.running import BuildFailed
 from longshore.build.upload import Upload
+from longshore.build.workshop import workshop_of
 from longshore.core.engine import Engine
-from longshore.errors import EngineError, InvalidArgument, Unsupported
+from longshore.core.model import Ulimit
+from longshore.errors import EngineError, InvalidArgument
 from longshore.registry.auth import decode_auth_config
 
 T = TypeVar("T")
@@ -28,20 +30,25 @@ async def build(request: Request) -> AnyReply:
         from longshore.api.buildkit import posted  # of BuildKit nothing is loaded before somebody asks for it
 
         return await posted.build(kit_of(request.engine), request)
-    if query.get("remote"):
-        raise Unsupported(
-            "building from a URL is not served yet", hint="download it and send it as the context"
-        )
     options = build_options(request)
-    scratch = Path(request.engine.images.content.ingest)
-    logins = decode_auth_config(request.headers.get("X-Registry-Config", ""))
-    door = await Upload.receive(request.body, scratch, options.dockerfile, logins)
+    door = await _door(request, options)
     try:
-        prepared = await Builder(request.engine, scratch).prepare(options, door)
+        prepared = await Builder(request.engine).prepare(options, door)
     except BaseException:
         door.close()
         raise
     return Stream(_lines(request.engine, prepared, door, options, quiet=query.flag("q")))
+
+
+async def _door(request: Request, options: BuildOptions) -> Upload:
+    """The client's context: the body, or what `remote` names."""
+    scratch = workshop_of(request.engine).scratch
+    logins = decode_auth_config(request.headers.get("X-Registry-Config", ""))
+    remote = request.query.get("remote", "")
+    if remote and remote != "client-session":
+        keep = options.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR") == "1"
+        return await Upload.fetch(remote, scratch, options.dockerfile, logins, keep_git_dir=keep)
+    return await Upload.receive(request.body, scratch, options.dockerfile, logins)
 
 
 def build_options(request: Request) -> BuildOptions:
@@ -56,8 +63,6 @@ def build_options(request: Request) -> BuildOptions:
         no_cache=query.flag("nocache"),
         cache_from=tuple(_json(request, "cachefrom", list[str], empty="[]")),
         pull=query.flag("pull"),
-        remove=query.flag("rm", default=True),
-        force_remove=query.flag("forcerm"),
         platforms=tuple(text for text in query.get("platform", "").split(",") if text),
         network_mode=query.get("networkmode", ""),
         extra_hosts=tuple(host for text in query.all("extrahosts") for host in text.split(",") if host),
@@ -68,12 +73,19 @@ def build_options(request: Request) -> BuildOptions:
         cpu_period=query.integer("cpuperiod", 0) or 0,
         cpu_quota=query.integer("cpuquota", 0) or 0,
         cpuset_cpus=query.get("cpusetcpus", ""),
+        cpuset_mems=query.get("cpusetmems", ""),
+        cgroup_parent=query.get("cgroupparent", ""),
+        ulimits=tuple(_json(request, "ulimits", list[Ulimit], empty="[]")),
+        security_options=tuple(_json(request, "securityopt", list[str], empty="[]")),
+        squash=query.flag("squash"),
     )
 
 
 def _json(request: Request, name: str, kind: type[T], *, empty: str = "{}") -> T:
+    """A parameter that holds JSON; Go's clients write null for an empty list or map."""
+    text = request.query.get(name) or empty
     try:
-        return msgspec.json.decode(request.query.get(name) or empty, type=kind)
+        return msgspec.json.decode(empty if text.strip() == "null" else text, type=kind)
     except (msgspec.MsgspecError, RecursionError) as cause:
         raise InvalidArgument(f"invalid value of {name}", detail=str(cause)) from cause
 
@@ -81,11 +93,12 @@ def _json(request: Request, name: str, kind: type[T], *, empty: str = "{}") -> T
 async def _lines(
     engine: Engine, prepared: Build, door: Upload, options: BuildOptions, *, quiet: bool
 ) -> AsyncIterator[bytes]:
-    events = prepared.run()
+    events, classic = prepared.run(), ClassicLines()
     try:
         async for event in events:
-            for line in () if quiet else classic_lines(event):
-                yield _encoded(line)
+            for line in classic.feed(event):
+                if not quiet:
+                    yield _encoded(line)
         image = await store(engine, prepared.result, options.tags)
         for line in farewell(image, options.tags, quiet=quiet):
             yield _encoded(line)
@@ -105,16 +118,12 @@ def _encoded(line: Mapping[str, object]) -> bytes:
 
 
 async def prune(request: Request) -> AnyReply:
-    """POST /build/prune: forget the cache, then remove what only the cache held."""
-    rows = request.engine.database.all("SELECT image_id FROM build_cache") if _has_cache(request) else []
-    if rows:
-        request.engine.database.execute("DELETE FROM build_cache")
-    _, freed = await request.engine.images.prune({"dangling": ["true"]})
-    return Reply(body={"CachesDeleted": [str(row["image_id"]) for row in rows], "SpaceReclaimed": freed})
-
-
-def _has_cache(request: Request) -> bool:
-    return request.engine.database.one("SELECT 1 FROM sqlite_master WHERE name = 'build_cache'") is not None
+    """POST /build/prune. Sizes are bytes; `reserved-space` is what 1.48 calls `keep-storage`."""
+    query = request.query
+    keep = query.integer("keep-storage", 0) or query.integer("reserved-space", 0) or 0
+    workshop = workshop_of(request.engine)
+    removed, freed = await usage.prune(workshop, query.filters(), every=query.flag("all"), keep=keep)
+    return Reply(body={"CachesDeleted": removed, "SpaceReclaimed": freed})
 
 
 ROUTES = [

@@ -7,6 +7,8 @@ from longshore.api.containers import image_name
 from longshore.api.http import AnyReply, Reply, Request, Route
 from longshore.api.image_views import summary_view
 from longshore.api.views import summary, volume_view
+from longshore.build.usage import usage
+from longshore.build.workshop import workshop_of
 from longshore.core.images import Image
 from longshore.core.images_filters import shared_sizes
 from longshore.errors import InvalidArgument
@@ -25,7 +27,9 @@ async def disk_usage(request: Request) -> AnyReply:
     view["Images"] = _images(request, images) if "image" in wanted else None
     view["Containers"] = await _containers(request) if "container" in wanted else None
     view["Volumes"] = await _volumes(request) if "volume" in wanted else None
-    view["BuildCache"] = [] if "build-cache" in wanted else None  # its steps are images
+    view["BuildCache"] = None
+    if "build-cache" in wanted:
+        view["BuildCache"] = [entry.view() for entry in await usage(workshop_of(request.engine))]
     return Reply(body=view)
 
 

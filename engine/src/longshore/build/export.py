@@ -31,7 +31,8 @@ async def store(engine: Engine, result: Result, tags: Sequence[str] = ()) -> Ima
 
 
 async def _registered(engine: Engine, built: Built) -> Image:
-    return await engine.images.add(built.raw_config, [layer.descriptor for layer in built.layers])
+    descriptors = [layer.descriptor for layer in built.layers]
+    return await engine.images.enter(built.raw_config, descriptors, parent=built.parent)
 
 
 async def archive(engine: Engine, result: Result, names: Sequence[str] = ()) -> AsyncIterator[bytes]:

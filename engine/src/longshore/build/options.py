@@ -29,7 +29,7 @@ class BuildOptions:
     platforms: tuple[str, ...] = ()  # of the image; none: this machine's
     contexts: Mapping[str, str] = field(default_factory=dict[str, str])
     """Named contexts: name -> "local:<name for Door.context>", "docker-image://<reference>", a git or HTTP URL."""
-    remote: str = ""  # the main context itself is a git repository or a URL; Door.context is not asked for it
+    remote: str = ""  # the main context is a git repository or a URL, with the Dockerfile unless the door has one
     no_cache: bool = False
     no_cache_stages: frozenset[str] = frozenset()  # --no-cache-filter: names of stages
     cache_from: tuple[str, ...] = ()  # where given, only steps of these images are taken from the cache
@@ -56,10 +56,6 @@ class BuildOptions:
     cgroup_parent: str = ""
     ulimits: tuple[Ulimit, ...] = ()
     security_options: tuple[str, ...] = ()
-    # of the classic builder only
-    remove: bool = True
-    force_remove: bool = False
-
     @property
     def platform(self) -> str:
         """The first of `platforms`, "" for this machine's."""

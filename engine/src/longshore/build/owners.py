@@ -1,6 +1,27 @@
-"""--chown: names looked up in the image's own tables. Pure."""
+"""--chown and USER: names looked up in the image's own tables."""
 
+from longshore.build.trees import Tree, resolve
 from longshore.errors import EngineError
+
+MAX_TABLE = 1 << 20  # bytes of /etc/passwd and /etc/group
+
+
+def owner_in(text: str, image: Tree, *, strict: bool = True) -> tuple[int, int]:
+    """`user[:group]` as ids. Not `strict`: root where the image does not know the name. Raises EngineError."""
+
+    def read(path: str) -> str:
+        entry = image.entry(resolve(image, path))
+        if entry is None or not entry.is_file:
+            return ""
+        with image.open(entry) as stream:
+            return stream.read(MAX_TABLE).decode(errors="replace")
+
+    try:
+        return parse_owner(text, OwnerLookup(read("/etc/passwd"), read("/etc/group")))
+    except EngineError:
+        if strict:
+            raise
+        return 0, 0
 
 
 def parse_owner(text: str, find: "OwnerLookup") -> tuple[int, int]:

@@ -17,7 +17,7 @@ class Built:
     raw_config: bytes  # the image's configuration, encoded; its digest is the image's id
     config: ImageConfig  # the same, decoded: rootfs and history complete
     layers: tuple[Layer, ...]  # oldest first
-    parent: Digest | None = None  # the image that the last step began with, where it is registered here
+    parent: Digest | None = None  # the base image
     cache: bytes = b""  # what `--cache-to type=inline` adds to the configuration; in raw_config already
 
     @property

@@ -5,6 +5,7 @@ layer folders by the rules of overlayfs. So no path of the context or the image 
 beyond one component at a time, and a link in either leads nowhere outside.
 """
 
+import io
 import os
 import posixpath
 import stat
@@ -12,13 +13,14 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, cast
 
 from longshore.errors import InvalidArgument
 from longshore.oci.ignore import Ignore
 
 MAX_LINKS = 40  # as the kernel, path_resolution(7)
 OPAQUE = "trusted.overlay.opaque"
+_PAX = "SCHILY.xattr."
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Entry:
     link: str = ""  # target of a symbolic link
     device: tuple[int, int] = (0, 0)
     real: str = ""  # where the bytes are: a file of the host, or the member's name in the context
+    xattrs: tuple[tuple[bytes, bytes], ...] = ()  # security.capability and user.*
 
     @property
     def is_directory(self) -> bool:
@@ -101,12 +104,17 @@ class TarTree:
     """An uncompressed tar file and an index of it. Later entries replace earlier ones, as tar does."""
 
     def __init__(self, file: BinaryIO) -> None:
-        """Raises InvalidArgument for what is no tar."""
+        """Raises InvalidArgument for what is no tar. The file is the tree's from now on."""
+        self._file = file
         try:
             self._tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115  closed by close()
             self._members: dict[str, tarfile.TarInfo] = {self._name(member): member for member in self._tar}
         except tarfile.TarError as cause:
             raise InvalidArgument("the build context is no tar archive", detail=str(cause)) from cause
+        try:
+            self._fd = file.fileno()
+        except OSError:  # in memory
+            self._fd = -1
         self._children: dict[str, set[str]] = {"/": set()}
         for path in self._members:
             self._add_to_parents(path)
@@ -138,18 +146,53 @@ class TarTree:
             path, kind, stat.S_IMODE(member.mode), member.uid, member.gid, member.size if member.isreg() else 0,
             float(member.mtime), member.linkname if member.issym() else "",
             (member.devmajor, member.devminor), real=self._name(member),
+            xattrs=tuple(
+                (name, os.fsencode(value))
+                for key, value in sorted(member.pax_headers.items())
+                if key.startswith(_PAX) and _carried(name := os.fsencode(key.removeprefix(_PAX)))
+            ),
         )  # fmt: skip
 
     def children(self, path: str) -> list[str]:
         return sorted(self._children.get(path, ()))
 
     def open(self, entry: Entry) -> BinaryIO:
-        stream = self._tar.extractfile(self._members[entry.real])
-        assert stream is not None  # only regular files are opened
-        return stream  # type: ignore[return-value]  # IO[bytes] with everything BinaryIO has
+        """A reader of its own: several threads may read the tree at once."""
+        member = self._members[entry.real]
+        if member.sparse is not None or self._fd < 0:
+            stream = self._tar.extractfile(member)
+            assert stream is not None  # only regular files are opened
+            return io.BytesIO(stream.read())
+        return cast(BinaryIO, _Slice(self._fd, member.offset_data, member.size))
 
     def close(self) -> None:
         self._tar.close()
+        self._file.close()  # tarfile leaves it to whoever opened it
+
+
+class _Slice(io.RawIOBase):
+    """A part of a file, read by pread(2); whoever has the file closes it."""
+
+    def __init__(self, fd: int, start: int, size: int) -> None:
+        super().__init__()
+        self._fd, self._start, self._size, self._at = fd, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
+        data = os.pread(self._fd, min(len(buffer), max(0, self._size - self._at)), self._start + self._at)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
 
 def _kind_of(member: tarfile.TarInfo) -> int:
@@ -211,6 +254,7 @@ class LayersTree:
             path, kind, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_size,
             status.st_mtime, str(Path(real).readlink()) if kind == stat.S_IFLNK else "",
             (os.major(status.st_rdev), os.minor(status.st_rdev)), real=real,
+            xattrs=_xattrs(real) if kind in (stat.S_IFREG, stat.S_IFDIR) else (),
         )  # fmt: skip
 
     def children(self, path: str) -> list[str]:
@@ -256,6 +300,19 @@ class LayersTree:
             if status is not None:
                 return None if _whiteout(status) else (real, status)
         return None
+
+
+def _carried(name: bytes) -> bool:
+    """Whether an extended attribute belongs into an image."""
+    return name == b"security.capability" or name.startswith(b"user.")
+
+
+def _xattrs(path: str) -> tuple[tuple[bytes, bytes], ...]:
+    try:
+        names = sorted(filter(_carried, map(os.fsencode, os.listxattr(path, follow_symlinks=False))))
+        return tuple((name, os.getxattr(path, name, follow_symlinks=False)) for name in names)
+    except OSError:  # a file system without attributes
+        return ()
 
 
 def _status(path: str) -> os.stat_result | None:

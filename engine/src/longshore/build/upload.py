@@ -5,8 +5,10 @@ from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from longshore.build import git
 from longshore.build.context import receive_context
 from longshore.build.ports import ContextFiles, DockerfileSource, Wanted
+from longshore.build.remote import fetched_context, is_url
 from longshore.build.trees import TarTree, Tree, resolve
 from longshore.errors import InvalidArgument, NotFound
 from longshore.registry.auth import Credentials
@@ -30,6 +32,20 @@ class Upload:
     ) -> "Upload":
         """Take the whole context. Raises InvalidArgument for what is no tar, OutOfSpace."""
         return cls(await receive_context(chunks, scratch), dockerfile, credentials)
+
+    @classmethod
+    async def fetch(
+        cls, url: str, scratch: Path, dockerfile: str, credentials: Mapping[str, Credentials], *, keep_git_dir: bool
+    ) -> "Upload":
+        """The same for a context that is a git repository or a URL. Raises InvalidArgument, Unavailable."""
+        if git.is_git(url):
+            tree = await git.checkout(url, scratch, keep_git_dir=keep_git_dir)
+            return cls(tree, dockerfile, credentials)
+        if is_url(url):
+            return cls(await fetched_context(url, scratch), dockerfile, credentials)
+        raise InvalidArgument(
+            f"invalid build context {url[:200]!r}", hint="give an http:// or https:// URL, or a git repository"
+        )
 
     async def dockerfile(self) -> DockerfileSource:
         data = read_text(self._tree, self._name)

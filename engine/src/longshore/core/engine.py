@@ -1,7 +1,7 @@
 """The engine as its users above see it: one object with the use cases, put together by the daemon."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from longshore.core.containers import Containers
@@ -30,3 +30,5 @@ class Engine:
     doctor: "Doctor"
     upkeep: "Upkeep"
     registries: "Registries"
+    kept: dict[type, Any] = field(default_factory=dict[type, Any])
+    """What layers above keep for the life of the daemon, by its class: the builder."""

@@ -25,7 +25,7 @@ from longshore.core.database import Database
 from longshore.core.images_catalog import Catalog, blobs_of, chain_ids
 from longshore.core.images_filters import before as created_before
 from longshore.core.images_filters import filter_images, has_labels, history_of, truth
-from longshore.core.images_model import Image, Layer, Progress, Publisher, Puller
+from longshore.core.images_model import Holder, Image, Layer, Progress, Publisher, Puller
 from longshore.core.images_platforms import foreign_image, plan_drop
 from longshore.core.images_pull import Intake, Turns
 from longshore.core.images_push import Shipment, names_to_push, plan_shipment, pushed_messages, sources_for
@@ -62,6 +62,7 @@ _Images = list[Image]  # inside the class `list` is a method
 _References = list[Reference]
 _Variants = list[Variant]
 _Attestations = list[tuple[str, Descriptor]]
+_Holders = list[Holder]
 _Records = list[dict[str, str]]
 
 
@@ -86,6 +87,8 @@ class Images:
         self.registry = registry
         self.in_use = lambda _id: ()
         self.running = lambda _id: ()
+        self.holders: _Holders = []
+        """Who else needs blobs and layers: what they use is not collected."""
         self._catalog = Catalog(database, content)
         self._events = events
         self._turns = Turns()
@@ -308,6 +311,20 @@ class Images:
         self.content.release(blobs_of(image))
         self._tell("load", image, str(image.id))
         return image
+
+    def holds_layer(self, diff_id: Digest) -> bool:
+        """Whether an image has this layer."""
+        return self._catalog.uses_layer(diff_id)
+
+    async def enter(
+        self, config: bytes, layers: Sequence[Descriptor], *, parent: Digest | None = None
+    ) -> Image:
+        """Register an image that a build has made; its layers are in the store. Twice is fine."""
+        known = self._catalog.by_id(sha256_of(config))
+        if known is not None and not known.hidden:
+            return known
+        async with self._operation("registering a build"):
+            return await self._register(Found(config, tuple(layers)), (), parent=parent)
 
     async def commit(
         self,
@@ -593,9 +610,14 @@ class Images:
             for image in self._catalog.hidden():
                 if not self.in_use(image.id):
                     self._catalog.delete(image.id)
-            blobs = await in_thread(self.content.sweep, self._catalog.uses_blob)
+            holders = (self._catalog, *self.holders)
+            blobs = await in_thread(
+                self.content.sweep, lambda digest: any(holder.uses_blob(digest) for holder in holders)
+            )
             await in_thread(self.content.sweep_partials)
-            layers = await in_thread(self.layers.sweep, self._catalog.uses_layer)
+            layers = await in_thread(
+                self.layers.sweep, lambda diff_id: any(holder.uses_layer(diff_id) for holder in holders)
+            )
             return sum(blobs.values()) + sum(layers.values())
 
     async def close(self) -> None:

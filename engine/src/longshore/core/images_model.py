@@ -94,6 +94,14 @@ class Puller(Protocol):
     async def login(self, credentials: "Credentials") -> None: ...
 
 
+class Holder(Protocol):
+    """Somebody besides the catalogue who needs blobs and layers. May be asked from any thread."""
+
+    def uses_blob(self, digest: Digest) -> bool: ...
+
+    def uses_layer(self, diff_id: Digest) -> bool: ...
+
+
 class Publisher(Protocol):
     """The part of the event bus that images use."""
 

@@ -20,7 +20,7 @@ from longshore.core.validate import CAPABILITIES, parse_capability, parse_securi
 from longshore.errors import InvalidArgument
 from longshore.oci import runtime_spec as oci
 from longshore.runtime.cgroup_names import cgroups_path_of
-from longshore.runtime.mount_options import LOWERS, OF_PROCESS, SUBPATH
+from longshore.runtime.mount_options import LOWERS, OF_PROCESS, SCRATCH, SUBPATH
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_CAPABILITIES = tuple(
@@ -322,7 +322,9 @@ def _user_mount(mount: MountPoint, around: Surroundings, owned: bool) -> oci.Mou
     recursive = mount.recursive_read_only and not mount.non_recursive
     if mount.type == "image":
         layers = ":".join(around.images.get(mount.source, ()))
-        options = ("bind", "ro", f"{LOWERS}{layers}")
+        options = ("bind", "rw" if mount.scratch else "ro", f"{LOWERS}{layers}")
+        if mount.scratch:
+            options = (*options, f"{SCRATCH}{mount.scratch}")
         return oci.Mount(
             mount.target,
             "bind",

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from longshore.build.workshop import Workshop
 from longshore.core import containers as core
 from longshore.core.database import Database
 from longshore.core.doctor import Doctor, read
@@ -203,8 +204,10 @@ async def compose(settings: Settings, starting: Awaitable[Zygote]) -> AsyncGener
             upkeep=upkeep_of(parts, containers, layers, database),
             registries=registries,
         )
+        workshop = engine.kept[Workshop] = Workshop(engine, data / "build", run / "build")
         await images.restore()  # layers that a power cut took are unpacked again before anything starts
         await containers.restore()
         await registries.restore()
+        await workshop.restore()
         budget.start()
         yield Parts(engine, registry)

@@ -51,6 +51,7 @@ _IDMAP = {"idmap": False, "ridmap": True}
 # Ours, for sources whose path a container can change: looked up by descriptor when the mount is made, without links.
 SUBPATH = "longshore.subpath="  # a path below the source
 LOWERS = "longshore.lowers="  # the source is the folder of the layers; these make an image, newest first, with colons
+SCRATCH = "longshore.scratch="  # with LOWERS: a folder with upper and work, which takes what is written
 OF_PROCESS = "longshore.of="  # PID:START-TIME, in whose mount namespace the source is looked up
 
 
@@ -71,6 +72,7 @@ class MountPlan:
     propagation_recursive: bool = False
     subpath: str = ""  # below the source
     lowers: tuple[str, ...] = ()  # layers below the source
+    scratch: str = ""  # takes what is written to the layers
     owner: tuple[int, int] | None = None  # (pid, start time) of a process whose mounts the source means
     idmap: tuple[str, str] | str = ""  # texts of a uid_map and a gid_map, or the path of a user namespace
     idmap_recursive: bool = False
@@ -111,7 +113,7 @@ def plan_mount(
     bind = mount.type == "bind" or "bind" in words or "rbind" in words
     attr_set = attr_clr = tree_set = tree_clr = propagation = 0
     propagation_recursive = copy_up = False
-    subpath, owner = "", None
+    subpath, scratch, owner = "", "", None
     lowers: tuple[str, ...] = ()
     parameters: list[tuple[str, str | None]] = []
     for word in mount.options:
@@ -133,6 +135,8 @@ def plan_mount(
             subpath = word.removeprefix(SUBPATH)
         elif bind and word.startswith(LOWERS):
             lowers = tuple(word.removeprefix(LOWERS).split(":"))
+        elif bind and word.startswith(SCRATCH):
+            scratch = word.removeprefix(SCRATCH)
         elif bind and word.startswith(OF_PROCESS):
             pid, _colon, start = word.removeprefix(OF_PROCESS).partition(":")
             if not (pid.isdigit() and start.isdigit()):
@@ -168,6 +172,7 @@ def plan_mount(
         propagation_recursive=propagation_recursive,
         subpath=subpath,
         lowers=lowers,
+        scratch=scratch,
         owner=owner,
         idmap=_plan_idmap(mount, words, where, owners, bind=bind),
         idmap_recursive="ridmap" in words,

@@ -47,7 +47,8 @@ class Sources:
         for index, plan in enumerate(plans):
             if plan.lowers:
                 self.trees[index] = _guarded(
-                    plan, lambda plan: open_image(plan.source, plan.lowers, plan.subpath, owners)
+                    plan,
+                    lambda plan: open_image(plan.source, plan.lowers, plan.subpath, owners, plan.scratch),
                 )
 
 

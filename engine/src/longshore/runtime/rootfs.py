@@ -108,14 +108,21 @@ def _mount_mapped_overlay(rootfs: OverlayRoot, owners: Owners) -> int:
         return top
 
 
-def open_image(layers_dir: str, lowers: tuple[str, ...], subpath: str, owners: Owners | None) -> int:
-    """A detached, read-only mount of an image's files, or of a folder in them. In a private mount namespace only."""
-    place = f"{layers_dir}/{lowers[0]}" if len(lowers) == 1 else layers_dir
-    top = mount_root(OverlayRoot(layers_dir, lowers), owners)
+def open_image(
+    layers_dir: str, lowers: tuple[str, ...], subpath: str, owners: Owners | None, scratch: str = ""
+) -> int:
+    """A detached mount of an image's files, or of a folder in them. In a private mount namespace only.
+
+    Read-only without `scratch`, a folder with the directories upper and work that takes what is written.
+    """
+    place = f"{layers_dir}/{lowers[0]}" if len(lowers) == 1 and not scratch else layers_dir
+    upper, work = (f"{scratch}/upper", f"{scratch}/work") if scratch else ("", "")
+    top = mount_root(OverlayRoot(layers_dir, lowers, upper, work), owners)
     try:
         found = openat2(top, subpath, os.O_PATH | os.O_NOFOLLOW, resolve=RESOLVE_BENEATH) if subpath else top
         tree = mounts.open_tree(found)
-        mounts.mount_setattr(tree, attr_set=mounts.MOUNT_ATTR_RDONLY)
+        if not scratch:
+            mounts.mount_setattr(tree, attr_set=mounts.MOUNT_ATTR_RDONLY)
         if found != top:
             os.close(found)
         return tree

@@ -53,7 +53,6 @@ def build_options(
         hostname=attributes.get("hostname", "") or arguments.get("BUILDKIT_SANDBOX_HOSTNAME", ""),
         shm_size=_integer(attributes, "shm-size"),
         cgroup_parent=attributes.get("cgroup-parent", ""),
-        force_remove=True,  # a failed step leaves no container, as with BuildKit
         ulimits=tuple(_ulimit(field) for field in _fields(attributes.get("ulimit", ""))),
     )
 

@@ -65,7 +65,7 @@ async def solve(
     door = SessionDoor(await kit.session(job), kit.contexts, attributes, job, kit.scratch)
     job.open.callback(door.close)
     try:
-        build = await Builder(kit.engine, kit.scratch).prepare(options, door)
+        build = await Builder(kit.engine).prepare(options, door)
         job.open.push_async_callback(build.close)
         async with aclosing(build.run()) as events:
             async for event in events:

@@ -40,6 +40,7 @@ class Container:
         self.removed = False
         self.removing: asyncio.Task[None] | None = None
         self.attachments: list[Attachment] = []  # those that wait for a start
+        self.secret_env: tuple[str, ...] = ()  # of its next start; never written down
         self._waiters: list[tuple[WaitCondition, asyncio.Future[ExitStatus]]] = []
 
     @property

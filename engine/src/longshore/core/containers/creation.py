@@ -8,6 +8,7 @@ import os
 import secrets
 import socket
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,12 +44,26 @@ if TYPE_CHECKING:
     from longshore.core.images import Image
 
 
+@dataclass(frozen=True, slots=True)
+class BuildStep:
+    """What a container of a build has beyond a request: a root of layers, mounts that no client could ask for.
+
+    `secret_env` is given to the process and written down nowhere.
+    """
+
+    image: "Image"
+    mounts: tuple[MountPoint, ...] = ()
+    secret_env: tuple[str, ...] = ()
+
+
 class Creator:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._copying = asyncio.Lock()  # two containers must not fill the same empty volume
 
-    async def create(self, name: str, request: CreateRequest, *, platform: str, desired: Any) -> Container:
+    async def create(
+        self, name: str, request: CreateRequest, *, platform: str, desired: Any, step: BuildStep | None = None
+    ) -> Container:
         """A new container in the database. On failure nothing is left of it."""
         parts = self._parts
         request.host_config.runtime = request.host_config.runtime or request.runtime
@@ -71,13 +86,18 @@ class Creator:
         cdi.requested(request.host_config.device_requests, self._parts.defaults.cdi_spec_dirs)
         if not request.image:
             raise InvalidArgument("config cannot be empty in order to create a container", detail="Image")
-        image = parts.images.get(request.image)
+        image = step.image if step else parts.images.get(request.image)
         _check_platform(platform, image)
         mounts = plan_mounts(
             request.host_config,
-            [*image_volume_paths(request.volumes), *(image.config.defaults.volumes or ())],
+            [*image_volume_paths(request.volumes), *(image.config.defaults.volumes or ())]
+            if not step
+            else (),
             self._mounts_of(request),
         )
+        if step:
+            own = {mount.target for mount in step.mounts}
+            mounts = [*(mount for mount in mounts if mount.target not in own), *step.mounts]
         if any(
             mount.type == "volume" for mount in mounts
         ):  # without one nobody asks for the driver, as in Docker
@@ -97,11 +117,13 @@ class Creator:
                 host_name=socket.gethostname(),
             )
             record.desired = desired
+            record.layers = list(parts.images.rootfs(image)) if step else []
             self._name_networks(record)
             record.host_config.links = name_links(parts, chosen, request.host_config.links)
             plan_spec(record, Surroundings(systemd_cgroup=parts.defaults.systemd_cgroup))  # the same
             await parts.images.ensure_unpacked(image)
             container = await self._make(record, image)
+            container.secret_env = step.secret_env if step else ()
             if record.host_config.network_mode == "host" and record.host_config.port_bindings:
                 container.warnings.append("Published ports are discarded when using host network mode")
             container.warnings += warnings_of(request.host_config, layout())
@@ -175,7 +197,7 @@ class Creator:
             # From here on nothing waits, so nobody sees half of it.
             record.owners = self._owners(record.host_config.userns_mode)
             with parts.volumes.transaction():
-                parts.images.get(record.image_id)  # not removed while we prepared
+                parts.rootfs(record)  # not removed while we prepared
                 for mount in record.mounts:
                     if mount.type == "volume" and mount.name:
                         parts.volumes.create(
@@ -201,7 +223,7 @@ class Creator:
                 if mount.subpath:
                     _check_subpath(path, mount.subpath)
                 mount = replace(mount, name=name, source=str(path), driver="local")
-            elif mount.type == "image":
+            elif mount.type == "image" and not mount.layers:
                 source = self._mounted_image(mount.source)
                 await parts.images.ensure_unpacked(source)
                 mount = replace(mount, source=str(source.id))

@@ -11,7 +11,7 @@ from longshore.core.clock import parse_moment, parse_rfc3339
 from longshore.core.containers import links, query, streams, succession
 from longshore.core.containers.attach import Attachment, Wanted
 from longshore.core.containers.container import Container, ExitStatus
-from longshore.core.containers.creation import Creator
+from longshore.core.containers.creation import BuildStep, Creator
 from longshore.core.containers.files import Files, remove_mount_points
 from longshore.core.containers.launch import cgroup_of
 from longshore.core.containers.lifecycle import Lifecycle
@@ -54,13 +54,20 @@ class Containers:
         parts.images.running = lambda id: parts.store.users_of_image(str(id), running=True)
 
     async def create(
-        self, name: str, request: CreateRequest, *, platform: str = "", desired: Any = None
+        self,
+        name: str,
+        request: CreateRequest,
+        *,
+        platform: str = "",
+        desired: Any = None,
+        step: BuildStep | None = None,
     ) -> Container:
         """Make a container; `name` may be empty. `container.warnings` has what create answers beside the id.
 
-        Raises InvalidArgument, NotFound("No such image: x"), Conflict (the name). On failure nothing is left.
+        `step`: it carries out a step of a build, on layers that are no image yet. Raises InvalidArgument,
+        NotFound("No such image: x"), Conflict (the name). On failure nothing is left.
         """
-        return await self._creator.create(name, request, platform=platform, desired=desired)
+        return await self._creator.create(name, request, platform=platform, desired=desired, step=step)
 
     def get(self, name: str) -> Container:
         """By id, name (with or without "/") or unique id prefix. NotFound("No such container: x")."""

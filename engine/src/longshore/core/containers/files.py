@@ -110,7 +110,7 @@ class Files:
         writable = parts.snapshots.get(container.id)
         overlay = OverlayRoot(
             str(parts.layers_dir),
-            parts.images.rootfs(parts.images.get(record.image_id)),
+            parts.rootfs(record),
             str(writable.upper),
             str(writable.work),
         )
@@ -257,7 +257,7 @@ class Files:
         """What the container changed: kind 0 modified, 1 added, 2 deleted; sorted by path."""
         upper = self._parts.snapshots.get(container.id).upper
         parts, record = self._parts, container.record
-        lowers = parts.images.rootfs(parts.images.get(record.image_id))
+        lowers = parts.rootfs(record)
 
         def work() -> list[dict[str, Any]]:
             image = open_overlay(OverlayRoot(str(parts.layers_dir), lowers))

@@ -49,7 +49,7 @@ class Launcher:
             undo.push_async_callback(release_endpoints, parts, container)
             allocate_endpoints(parts, record)
             parts.store.save(container)  # a daemon that dies from here on finds what to give back
-            launch = self._plan(record)
+            launch = self._plan(record, container.secret_env)
             undo.callback(_remove_if_empty, parts.paths.state(record.id))
             if (
                 record.host_config.cgroup_parent and not launch.systemd_cgroup
@@ -91,7 +91,7 @@ class Launcher:
                 if fd is not None:
                     os.close(fd)
 
-    def _plan(self, record: Record) -> Launch:
+    def _plan(self, record: Record, secret_env: Sequence[str]) -> Launch:
         parts = self._parts
         record.default_apparmor = parts.defaults.apparmor
         folder = parts.paths.folder(record.id)
@@ -110,10 +110,10 @@ class Launcher:
         writable = parts.snapshots.get(record.id)
         return Launch(
             id=record.id,
-            spec=spec.plan_spec(record, self._surroundings(record, files)),
+            spec=spec.plan_spec(record, self._surroundings(record, files, secret_env)),
             rootfs=OverlayRoot(
                 layers_dir=str(parts.layers_dir),
-                lowers=parts.images.rootfs(parts.images.get(record.image_id)),
+                lowers=parts.rootfs(record),
                 upper=str(writable.upper),
                 work=str(writable.work),
             ),
@@ -152,7 +152,9 @@ class Launcher:
             )
         return peer
 
-    def _surroundings(self, record: Record, files: dict[str, str]) -> spec.Surroundings:
+    def _surroundings(
+        self, record: Record, files: dict[str, str], secret_env: Sequence[str]
+    ) -> spec.Surroundings:
         host = record.host_config
         namespaces: dict[str, str] = {}
         shm_of: tuple[int, int] | None = None
@@ -183,7 +185,10 @@ class Launcher:
             edits=edits,
             layers_dir=str(self._parts.layers_dir),
             images=self._images(record),
-            env=links.environment(record, links.find_links(self._parts, record, strict=True)),
+            env=[
+                *links.environment(record, links.find_links(self._parts, record, strict=True)),
+                *secret_env,
+            ],
             block_io=devices.block_io(host),
             capabilities=own_capabilities(),
             architecture=platform.machine(),
@@ -193,7 +198,7 @@ class Launcher:
         """The layers of the images that are mounted. Raises NotFound when one has been removed meanwhile."""
         images = self._parts.images
         return {
-            mount.source: images.rootfs(images.get(mount.source))
+            mount.source: mount.layers or images.rootfs(images.get(mount.source))
             for mount in record.mounts
             if mount.type == "image"
         }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from longshore.core import cdi
 from longshore.core.containers.cgroup_parents import CgroupParents
 from longshore.core.containers.paths import Paths
+from longshore.core.containers.record import Record
 from longshore.core.containers.store import ContainerStore
 from longshore.core.events import EventBus
 from longshore.core.model import LogConfig
@@ -50,6 +51,12 @@ class Parts:
     paths: Paths
     defaults: Defaults
     cgroup_parents: CgroupParents
+
+    def rootfs(self, record: Record) -> tuple[str, ...]:
+        """Names of the layers below a container's own, newest first. Raises NotFound without its image."""
+        if record.layers:
+            return tuple(record.layers)
+        return self.images.rootfs(self.images.get(record.image_id))
 
     def announce(self, container: "Container", action: str, **attributes: str) -> None:
         """Tell an event of a container, with Docker's attributes: image, name, its labels."""

@@ -60,6 +60,8 @@ class MountPoint(msgspec.Struct, frozen=True):
     recursive_read_only: bool = False
     non_recursive: bool = False
     create_source: bool = False  # make the host's folder
+    layers: tuple[str, ...] = ()  # of a mount of type image that no image stands for: names, newest first
+    scratch: str = ""  # of such a mount: a folder with upper and work for what is written to it
     labels: dict[str, str] | None = None  # of the volume, when it is made for this mount
 
 
@@ -81,4 +83,5 @@ class Record(msgspec.Struct):
     default_apparmor: str = ""  # the profile of the engine, when it last started
     successor_of: str = ""  # the container whose host ports this one waits for
     owners: Owners = Owners()  # of a user namespace of its own
+    layers: list[str] = []  # of a build's step, which no image stands for: its root, names newest first
     desired: Any = None  # the normalised request of `apply`; opaque to core
