@@ -1,9 +1,13 @@
 """Garbage collection while clients push, upload sessions over a kill, and what a crash leaves behind."""
 
 import asyncio
+import contextlib
+import http.client
 import itertools
 import json
 import random
+import threading
+import time
 from pathlib import Path
 
 from tests.engine.compat.registry_lab import Client, digest_of, manifest_of, serving, some_layers
@@ -162,3 +166,34 @@ def test_an_upload_outlives_kill_9(tmp_path: Path) -> None:
         location = first_half(Repository(Registry(address), "a"))
     with ours(tmp_path) as address:
         rest(Repository(Registry(address), "a"), location)
+
+
+def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
+    """Killed among pushes again and again: every image whose push was answered with 201 is whole afterwards."""
+    pushed: dict[str, bytes] = {}
+
+    def push_until_it_dies(address: str) -> None:
+        repo = Repository(Registry(address), "a")
+        with contextlib.suppress(OSError, http.client.HTTPException, AssertionError):
+            for number in itertools.count(len(pushed)):
+                data = repo.manifest(layers=2)
+                repo.push(data, f"t{number}")
+                pushed[f"t{number}"] = data
+
+    for _ in range(2):
+        before = len(pushed)
+        with ours(tmp_path, kill=True) as address:
+            pusher = threading.Thread(target=push_until_it_dies, args=(address,))
+            pusher.start()
+            while len(pushed) < before + 5 and pusher.is_alive():
+                time.sleep(0.005)
+        pusher.join()
+        assert len(pushed) >= before + 5
+    with ours(tmp_path) as address:
+        repo = Repository(Registry(address), "a")
+        for tag, data in pushed.items():
+            assert repo.get(tag).body == data
+            document = json.loads(data)
+            for each in (document["config"], *document["layers"]):
+                assert wire_digest(repo("GET", f"blobs/{each['digest']}").body) == each["digest"]
+        repo.registry.close()

@@ -2,16 +2,29 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import os
+import subprocess
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
-from tests.engine.compat.registry_lab import Client, basic, digest_of, htpasswd, serving, some_layers, until
+from tests.engine.compat.registry_lab import (
+    OCI,
+    Client,
+    basic,
+    digest_of,
+    htpasswd,
+    manifest_of,
+    serving,
+    some_layers,
+    until,
+)
 
 from longshore.errors import Conflict, Unavailable
+from longshore.registry.server.collector import collect
 from longshore.registry.server.notifications import MEDIA_TYPE
 
 
@@ -233,3 +246,60 @@ async def test_a_cancelled_upload_ends_its_writer(tmp_path: Path) -> None:
         release.set()
         assert (await writing)[0] == 404
         assert not list((tmp_path / "data/uploads").iterdir())
+
+
+async def test_referrers_come_in_pages_of_bounded_size(tmp_path: Path) -> None:
+    limits = {"referrerspage": 1000}
+    async with serving(tmp_path / "data", {"limits": limits}) as server, Client(server) as client:
+        subject = {"mediaType": OCI, "digest": digest_of(b"an image"), "size": 8}
+        config = b"{}"
+        await client.push_blob("a", config)
+        wanted: set[str] = set()
+        for number in range(9):
+            document = {**json.loads(manifest_of(config, [])), "subject": subject}
+            document |= {"artifactType": f"x/{number % 3}", "annotations": {"n": str(number) * 100}}
+            data = json.dumps(document).encode()
+            wanted.add(await client.push_manifest("a", digest_of(data), data))
+        for query, count in (("", 9), ("?artifactType=x/1", 3)):
+            found, path, pages = [], f"/v2/a/referrers/{subject['digest']}{query}", 0
+            while path:
+                _, headers, body = await client("GET", path)
+                assert len(body) <= 1000
+                found += [each["digest"] for each in json.loads(body)["manifests"]]
+                path, pages = headers.get("Link", "").partition(">")[0].lstrip("<"), pages + 1
+            assert len(found) == len(set(found)) == count and set(found) <= wanted and pages > 1
+
+
+async def test_a_smallest_chunk_is_announced(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data", {"limits": {"minchunk": 4096}}) as server, Client(server) as client:
+        _, headers, _ = await client("POST", "/v2/a/blobs/uploads/", b"")
+        assert headers["OCI-Chunk-Min-Length"] == "4096"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting takes root")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(tmp_path)], check=True)
+    yield tmp_path
+    subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+async def test_a_full_disk_refuses_and_recovers(small_disk: Path) -> None:
+    async with (
+        serving(small_disk / "data", {"limits": {"spacecheck": 1 << 40}}) as server,
+        Client(server) as client,
+    ):
+        kept = some_layers()
+        await client.push("a", "v1", kept)
+        large = await client.push("b", "v1", some_layers(1, 2 << 20))
+        data = os.urandom(3 << 20)
+        status, _, body = await client("POST", f"/v2/a/blobs/uploads/?digest={digest_of(data)}", data)
+        assert status == 507 and b"no space left" in body
+        assert not list((small_disk / "data/uploads").iterdir())
+        assert (await client.pull("a", "v1"))[1:] == kept
+        assert (await client("DELETE", f"/v2/b/manifests/{large}"))[0] == 202
+        assert collect(server.store, grace=-1).blobs == 2
+        await client.push("a", "v2", [data])
+        assert (await client.pull("a", "v2"))[1:] == [data]

@@ -257,6 +257,18 @@ def subject_header(repo: Repository) -> None:
     ok(answer.header("OCI-Subject") == digest_of(image), f"OCI-Subject {answer.header('OCI-Subject')!r}")
 
 
+@point("end-12a", "MUST")
+def referrers_by_tag_schema(repo: Repository) -> None:
+    """What a client has listed in an index under the referrers tag schema, and has a subject, is listed too."""
+    image = repo.manifest()
+    repo.push(image, "v1")
+    referrer = repo.artifact(SBOM, image)
+    repo.push(referrer)
+    repo.push(repo.index([referrer]), digest_of(image).replace(":", "-"), OCI_INDEX)
+    entries = expect(repo.referrers(digest_of(image)), 200).json["manifests"]
+    ok([each["digest"] for each in entries] == [digest_of(referrer)], f"{entries}")
+
+
 @point("end-12b", "SHOULD")
 def referrers_filtered(repo: Repository) -> None:
     """artifactType=… brings those of that type only."""

@@ -1,7 +1,5 @@
 """Pulling and deleting blobs: end-2, end-10."""
 
-import asyncio
-
 from aiohttp import web
 
 from longshore.oci.digest import Digest
@@ -10,6 +8,7 @@ from longshore.registry.server.calls import Call, empty, head
 from longshore.registry.server.names import check_digest
 from longshore.registry.server.ranges import parse_range
 from longshore.registry.server.refusals import Code, Refused
+from longshore.registry.server.threads import in_thread
 
 _OCTETS = "application/octet-stream"
 
@@ -20,7 +19,7 @@ async def get_blob(call: Call) -> web.StreamResponse:
     store = call.parts.store
     size = store.records.blob_size(call.name, str(digest))
     if size is not None and call.is_head and call.parts.proxy is None:
-        size = await asyncio.to_thread(store.see_blob, call.name, digest)
+        size = await in_thread(store.see_blob, call.name, digest)
     if size is None and call.parts.proxy is not None:
         return await call.parts.proxy.send_blob(call, digest)
     if size is None:
@@ -67,7 +66,7 @@ async def delete_blob(call: Call) -> web.StreamResponse:
     """Takes the blob from this repository only; its bytes go when no repository has it."""
     call.check_deletable()
     digest = check_digest(call.route.argument)
-    if not await asyncio.to_thread(call.parts.store.records.unlink, call.name, str(digest)):
+    if not await in_thread(call.parts.store.records.unlink, call.name, str(digest)):
         raise Refused(Code.BLOB_UNKNOWN, f"{digest} in {call.name}")
     call.tell("delete", str(digest), media_type=_OCTETS)
     return empty(202, {"Docker-Content-Digest": str(digest)})

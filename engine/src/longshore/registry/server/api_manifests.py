@@ -1,6 +1,5 @@
 """Manifests and tags: end-3, end-7, end-9."""
 
-import asyncio
 import hashlib
 
 from aiohttp import web
@@ -12,6 +11,7 @@ from longshore.registry.server.calls import Call, empty, head
 from longshore.registry.server.manifests import MAX_MANIFEST, judge
 from longshore.registry.server.names import check_reference, is_tag
 from longshore.registry.server.refusals import Code, Refused
+from longshore.registry.server.threads import in_thread
 
 MAX_TAGS = 100  # of one push by digest; spec.md asks for ten
 
@@ -49,7 +49,7 @@ async def put_manifest(call: Call) -> web.StreamResponse:
     whole = call.parts.settings.validation.manifests.indexes.platforms != "none" or not any(
         target.is_manifest for target in judged.targets
     )
-    await asyncio.to_thread(call.parts.store.put_manifest, call.name, digest, data, judged, tags, whole=whole)
+    await in_thread(call.parts.store.put_manifest, call.name, digest, data, judged, tags, whole=whole)
     for tag in tags or [""]:
         call.tell("push", str(digest), media_type=judged.media_type, size=len(data), tag=tag)
     headers = CIMultiDict(
@@ -96,10 +96,10 @@ async def delete_manifest(call: Call) -> web.StreamResponse:
     records = call.parts.store.records
     if isinstance(reference, str):
         digest, tag = records.tag(call.name, reference), reference
-        gone = await asyncio.to_thread(records.delete_tag, call.name, reference)
+        gone = await in_thread(records.delete_tag, call.name, reference)
     else:
         digest, tag = str(reference), ""
-        gone = await asyncio.to_thread(records.delete_manifest, call.name, digest)
+        gone = await in_thread(records.delete_manifest, call.name, digest)
     if not gone:
         raise Refused(Code.MANIFEST_UNKNOWN, f"{reference} in {call.name}")
     call.tell("delete", digest, tag=tag)

@@ -1,6 +1,5 @@
 """Pushing blobs: end-4, end-5, end-6, end-11, end-13, end-14."""
 
-import asyncio
 from collections.abc import Iterable
 
 from aiohttp import web
@@ -11,6 +10,7 @@ from longshore.registry.server.calls import Call, empty
 from longshore.registry.server.names import check_digest, check_name
 from longshore.registry.server.ranges import parse_chunk_range
 from longshore.registry.server.refusals import Code, Refused
+from longshore.registry.server.threads import in_thread
 from longshore.registry.server.uploads import ALGORITHMS, Upload
 
 _OCTETS = "application/octet-stream"
@@ -21,9 +21,7 @@ async def post_upload(call: Call) -> web.StreamResponse:
     call.check_writable()
     if mount := call.query.get("mount", ""):
         digest = check_digest(mount)
-        source = await asyncio.to_thread(
-            call.parts.store.mount, list(_sources(call, digest)), call.name, digest
-        )
+        source = await in_thread(call.parts.store.mount, list(_sources(call, digest)), call.name, digest)
         if source:
             call.tell("mount", str(digest), media_type=_OCTETS, source=source)
             return _created(call, digest)
@@ -54,8 +52,9 @@ async def _monolithic(call: Call, digest: Digest) -> web.StreamResponse:
     store = call.parts.store
     upload = store.uploads.start(call.name, digest.algorithm)
     try:
-        await _append(call, upload)
-        await asyncio.to_thread(store.finish_upload, upload, digest)
+        with upload.claim():
+            await _append(call, upload)
+            await in_thread(store.finish_upload, upload, digest)
     finally:
         store.uploads.drop(upload)
     call.tell("push", str(digest), media_type=_OCTETS, size=upload.size)
@@ -66,7 +65,8 @@ async def patch_upload(call: Call) -> web.StreamResponse:
     """The next chunk, or a stream of unknown length."""
     call.check_writable()
     upload = call.parts.store.uploads.find(call.name, call.route.argument)
-    await _append(call, upload)
+    with upload.claim():
+        await _append(call, upload)
     return empty(202, _progress(call, upload))
 
 
@@ -76,15 +76,13 @@ async def put_upload(call: Call) -> web.StreamResponse:
     store = call.parts.store
     upload = store.uploads.find(call.name, call.route.argument)
     digest = check_digest(call.query.get("digest", ""))
-    await _append(call, upload)
-    upload.claim()
-    try:
-        await asyncio.to_thread(store.finish_upload, upload, digest)
-    except Refused:
-        store.uploads.drop(upload)
-        raise
-    finally:
-        upload.release()
+    with upload.claim():
+        await _append(call, upload)
+        try:
+            await in_thread(store.finish_upload, upload, digest)
+        except Refused:
+            store.uploads.drop(upload)
+            raise
     call.tell("push", str(digest), media_type=_OCTETS, size=upload.size)
     return _created(call, digest)
 
@@ -92,13 +90,9 @@ async def put_upload(call: Call) -> web.StreamResponse:
 async def _append(call: Call, upload: Upload) -> None:
     """The request's body behind what is there. Raises Refused 416 when it belongs elsewhere."""
     limits = call.parts.settings.limits
-    upload.claim()
-    try:
-        _check_place(call, upload)
-        _check_space(call)
-        await receive(call.request, upload, limit=limits.maxblobsize, idle=limits.idle)
-    finally:
-        upload.release()
+    _check_place(call, upload)
+    _check_space(call)
+    await receive(call.request, upload, limit=limits.maxblobsize, idle=limits.idle)
 
 
 def _check_place(call: Call, upload: Upload) -> None:

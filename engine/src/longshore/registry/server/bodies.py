@@ -6,6 +6,7 @@ from typing import BinaryIO
 from aiohttp import web
 
 from longshore.registry.server.refusals import Code, Refused
+from longshore.registry.server.threads import in_thread
 from longshore.registry.server.uploads import Upload
 
 BLOCK = 1 << 20  # of a body, written at once: a thread per megabyte costs nothing
@@ -68,13 +69,13 @@ async def receive(request: web.BaseRequest, upload: Upload, *, limit: int, idle:
                 continue
             if writing is not None:
                 await writing
-            writing = asyncio.ensure_future(asyncio.to_thread(upload.append, buffer))
+            writing = asyncio.ensure_future(in_thread(upload.append, buffer))
             buffer = bytearray()
     finally:
         if writing is not None:
             await writing
         if buffer:
-            await asyncio.to_thread(upload.append, buffer)
+            await in_thread(upload.append, buffer)
 
 
 async def send_file(

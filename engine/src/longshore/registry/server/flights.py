@@ -13,6 +13,7 @@ from longshore.errors import EngineError, Unavailable
 from longshore.oci.digest import Digest
 from longshore.registry.patience import RetryError
 from longshore.registry.server.calls import Call, head
+from longshore.registry.server.threads import in_thread
 from longshore.registry.server.uploads import Upload
 from longshore.registry.server.upstream import Upstream
 
@@ -41,6 +42,7 @@ class Flight:
     def close(self) -> None:
         """Nobody joins any more; those who read go on."""
         os.close(self._fd)
+        self.upload.close()
 
     def land(self) -> None:
         self._landed = True
@@ -87,7 +89,7 @@ class Flight:
             while sent < (self.size or 0):
                 changed = self._changed
                 if sent < self._ready:
-                    data = await asyncio.to_thread(os.pread, fd, min(_BLOCK, self._ready - sent), sent)
+                    data = await in_thread(os.pread, fd, min(_BLOCK, self._ready - sent), sent)
                     async with asyncio.timeout(stall):
                         await reply.write(data)
                     sent += len(data)
@@ -131,5 +133,5 @@ async def _append(flight: Flight, data: bytes) -> None:
     if flight.size is not None and flight.upload.size + len(data) > flight.size:
         raise Unavailable(f"more bytes come than {flight.digest} has")
     if data:
-        await asyncio.to_thread(flight.upload.append, data)
+        await in_thread(flight.upload.append, data)
         flight.progress()

@@ -1,6 +1,5 @@
 """Basic authentication from an htpasswd file with bcrypt hashes (htpasswd -B), read again when it changes."""
 
-import asyncio
 import hashlib
 import hmac
 import os
@@ -12,6 +11,7 @@ from longshore.errors import InvalidArgument
 from longshore.registry.server.access import Needed, Principal, judge_by_rules, parse_basic, quoted
 from longshore.registry.server.refusals import Code, Refused
 from longshore.registry.server.settings import Rule
+from longshore.registry.server.threads import in_thread
 
 # Compared with when the name is unknown, so that the time tells nothing: a hash of random bytes at htpasswd's cost.
 _NOBODY = b"$2b$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW"
@@ -71,7 +71,7 @@ class Passwords:
         if mark in self._known:
             return True
         secret = password.encode()[:72]  # more than bcrypt looks at
-        right = await asyncio.to_thread(bcrypt.checkpw, secret, hashed) and user in self._users
+        right = await in_thread(bcrypt.checkpw, secret, hashed) and user in self._users
         if right:
             if len(self._known) >= _REMEMBERED:
                 self._known.pop(next(iter(self._known)))

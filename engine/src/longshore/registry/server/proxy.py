@@ -24,6 +24,7 @@ from longshore.registry.server.flights import Flight, fly
 from longshore.registry.server.manifests import judge
 from longshore.registry.server.refusals import Code, Refused
 from longshore.registry.server.store import Store
+from longshore.registry.server.threads import in_thread
 from longshore.registry.server.upstream import Upstream
 
 log = logging.getLogger("longshore.registry.server")
@@ -61,7 +62,7 @@ class Proxy:
     async def _by_digest(self, repository: str, digest: Digest) -> None:
         if self._store.records.manifest_size(repository, str(digest)) is not None:
             self._count("hits", 1)
-            await asyncio.to_thread(self._store.records.touch_manifest, repository, str(digest))
+            await in_thread(self._store.records.touch_manifest, repository, str(digest))
             return
         try:
             await self._fetch_manifest(repository, str(digest), digest, ())
@@ -78,12 +79,12 @@ class Proxy:
                 and self._store.records.manifest_size(repository, known) is not None
             ):
                 self._count("hits", 1)
-                await asyncio.to_thread(self._store.records.touch_manifest, repository, known, tag)
+                await in_thread(self._store.records.touch_manifest, repository, known, tag)
                 return
             await self._fetch_manifest(repository, tag, None, (tag,))
         except NotFound:
             if known:  # it was deleted there, so it is gone here
-                await asyncio.to_thread(self._store.records.delete_tag, repository, tag)
+                await in_thread(self._store.records.delete_tag, repository, tag)
         except EngineError as error:
             if not known:
                 raise
@@ -104,7 +105,7 @@ class Proxy:
             raise _nonsense(f"{self._upstream.name}: {cause.why}") from cause
         self._count("misses", 1)
         put = self._store.put_manifest
-        await asyncio.to_thread(put, repository, digest, data, judged, tags, whole=False)
+        await in_thread(put, repository, digest, data, judged, tags, whole=False)
 
     # Blobs
 
@@ -139,7 +140,7 @@ class Proxy:
     async def _run(self, key: tuple[str, str], flight: Flight) -> None:
         try:
             await fly(flight, self._upstream)
-            await asyncio.to_thread(self._store.finish_upload, flight.upload, flight.digest)
+            await in_thread(self._store.finish_upload, flight.upload, flight.digest)
             self._count("misses", 1)
             self._count("bytes", flight.upload.size)
             flight.land()

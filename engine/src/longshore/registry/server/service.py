@@ -20,6 +20,7 @@ from longshore.registry.server.notifications import Notifier
 from longshore.registry.server.proxy import Proxy
 from longshore.registry.server.settings import Settings
 from longshore.registry.server.store import Store
+from longshore.registry.server.threads import in_thread
 from longshore.registry.server.upstream import Upstream
 
 log = logging.getLogger("longshore.registry.server")
@@ -165,16 +166,16 @@ class RegistryServer:
 
     async def _answer_health(self, request: web.BaseRequest) -> web.StreamResponse:
         """Of the main address: 200 or 503, and no word about why."""
-        problems = await asyncio.to_thread(self._health.problems)
+        problems = await in_thread(self._health.problems)
         return web.Response(status=503 if problems else 200)
 
     async def _answer_debug(self, request: web.BaseRequest) -> web.StreamResponse:
         path, prometheus = request.rel_url.raw_path, self.settings.http.debug.prometheus
         if path == "/debug/health":
-            problems = await asyncio.to_thread(self._health.problems)
+            problems = await in_thread(self._health.problems)
             return web.json_response(problems, status=503 if problems else 200)
         if path == prometheus.path and prometheus.enabled:
-            gauges = await asyncio.to_thread(self._gauges)
+            gauges = await in_thread(self._gauges)
             text = self._metrics.render(gauges)
             return web.Response(body=text.encode(), headers={"Content-Type": "text/plain; version=0.0.4"})
         return web.Response(status=404, text="/debug/health, and the metrics where they are switched on\n")
@@ -217,7 +218,7 @@ async def _every(interval: float, work: Callable[[], object]) -> None:
     while True:
         await asyncio.sleep(interval)
         try:
-            await asyncio.to_thread(work)
+            await in_thread(work)
         except Exception:
             log.exception("a chore of the registry failed; it is tried again in %.0f s", interval)
 

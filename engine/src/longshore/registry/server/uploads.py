@@ -9,7 +9,8 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -43,18 +44,23 @@ class Upload:
         self._hash = hashlib.new(algorithm) if not self.size else None
         self._fd = -1
 
-    def claim(self) -> None:
-        """For one writer. Raises Refused when another request writes, or the upload was cancelled."""
+    @contextmanager
+    def claim(self) -> Generator[None]:
+        """For one request, while the block runs. Raises Refused when another one writes, or it was cancelled."""
         if self.cancelled:
             raise unknown(self.id)
         if self._claimed:
             raise Refused(Code.BLOB_UPLOAD_INVALID, "another request writes to this upload", status=409)
         self._claimed = True
+        try:
+            yield
+        finally:
+            self._claimed = False
+            self.touched = time.monotonic()
+            self.close()
 
-    def release(self) -> None:
-        """Let the next request write. Twice is fine."""
-        self._claimed = False
-        self.touched = time.monotonic()
+    def close(self) -> None:
+        """The file; `append` opens it again. Twice is fine."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
