@@ -98,4 +98,5 @@ unpack podman podman podman conmon golang-github-containers-common libgpgme11 li
     libsubid4 libsubid5 libsqlite3-0 libglib2.0-0 libglib2.0-0t64
 # A reader of our archives
 unpack umoci umoci umoci
+unpack_buildx
 python_environment
