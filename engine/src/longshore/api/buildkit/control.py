@@ -106,7 +106,7 @@ class Control:
         return InfoResponse(worker.version())
 
     async def usage(self, call: Call, request: DiskUsageRequest) -> DiskUsageResponse:
-        return DiskUsageResponse(usage.records(self._kit, request.filter))
+        return DiskUsageResponse(await usage.records(self._kit, request.filter))
 
     async def prune(self, call: Call, request: PruneRequest) -> AsyncIterator[bytes]:
         for record in await usage.prune(self._kit, request):

@@ -2,8 +2,9 @@
 
 import hashlib
 import posixpath
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from longshore.api.buildkit import attachables
@@ -22,6 +23,7 @@ from longshore.errors import EngineError, InvalidArgument
 from longshore.registry.auth import Credentials
 
 IGNORE = ".dockerignore"
+ROW_STEP = 1 << 20  # bytes between two messages about a transfer
 
 
 class SessionDoor:
@@ -49,8 +51,10 @@ class SessionDoor:
         if not name and self._from_stdin:
             return await self._upload()
         folder = name or self._attributes.get("contextkey") or "context"
-        title = f"[context {name}] load from client" if name else "[internal] load build context"
-        return await self._load(title, folder, wanted.paths, wanted.exclude)
+        # The builder has a step for it, whose row this is.
+        title = f"[internal] load build context{f' {name}' if name else ''}"
+        step = partial(self._job.rendering.running, title)
+        return await self._receive(folder, "transferring context:", step, wanted.paths, wanted.exclude)
 
     async def secret(self, id: str) -> bytes | None:
         return await attachables.secret(self._session, id)
@@ -90,7 +94,9 @@ class SessionDoor:
         if posixpath.basename(name) == "Dockerfile":
             paths.append(lower)
         folder = self._attributes.get("dockerfilekey") or "dockerfile"
-        tree = await self._load(f"[internal] load build definition from {name}", folder, paths)
+        tree = await self._load(
+            f"[internal] load build definition from {name}", folder, "transferring dockerfile:", paths
+        )
         try:
             data = read_text(tree, name)
             if data is None:
@@ -106,7 +112,7 @@ class SessionDoor:
         if self._attributes.get("context"):
             return None  # not the client's folder
         folder = self._attributes.get("contextkey") or "context"
-        tree = await self._load(f"[internal] load {IGNORE}", folder, (IGNORE,))
+        tree = await self._load(f"[internal] load {IGNORE}", folder, "transferring context:", (IGNORE,))
         try:
             return read_text(tree, IGNORE)
         finally:
@@ -114,32 +120,38 @@ class SessionDoor:
 
     # Transfers
 
-    async def _load(
-        self, title: str, folder: str, paths: tuple[str, ...] | list[str], exclude: tuple[str, ...] = ()
-    ) -> SyncedTree:
+    async def _load(self, title: str, folder: str, row: str, paths: Iterable[str]) -> SyncedTree:
         """One sync as a vertex of its own."""
         step = Step(_digest(self._job.ref, title), title)
-        row = "transferring context:" if title.endswith(("context", "client")) else "transferring dockerfile:"
-        if IGNORE in title:
-            row = "transferring context:"
-        told = 0
-
-        def progress(done: int, last: bool) -> None:
-            nonlocal told
-            if last or done - told > 1 << 20:
-                told = done
-                self._job.tell(Transfer(step.id, row, "transferring", done, done=last))
-
         self._job.tell(Started(step))
         try:
-            tree = await receive(
-                self._session, self._contexts, folder, paths=paths, exclude=exclude, progress=progress
-            )
+            tree = await self._receive(folder, row, lambda: step.id, paths)
         except EngineError as error:
             self._job.tell(Failed(step.id, error))
             raise
         self._job.tell(Done(step.id))
         return tree
+
+    async def _receive(
+        self,
+        folder: str,
+        row: str,
+        step: Callable[[], str],
+        paths: Iterable[str],
+        exclude: Iterable[str] = (),
+    ) -> SyncedTree:
+        told = 0
+
+        def progress(done: int, last: bool) -> None:
+            nonlocal told
+            vertex = step()
+            if vertex and (last or done - told > ROW_STEP):
+                told = done
+                self._job.tell(Transfer(vertex, row, "transferring", done, done=last))
+
+        return await receive(
+            self._session, self._contexts, folder, paths=paths, exclude=exclude, progress=progress
+        )
 
     async def _upload(self) -> TarTree:
         """The context that the client reads from its standard input."""

@@ -110,7 +110,9 @@ class Gateway:
         job.attributes = request.frontend_opt
         name = request.frontend_opt.get("requestid", "")
         if name:
-            return SolveResponse(result=Result(metadata=await requests.answer(self._kit, job, request, name)))
+            return SolveResponse(
+                result=Result(metadata=await requests.answer(self._kit, job, request.frontend_opt, name))
+            )
         result = await solve(self._kit, job, request.frontend_opt, request.frontend_inputs)
         references = [job.add(tree_of(self._kit.engine, built), result) for built in result.built]
         if len(references) == 1:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from longshore.api.buildkit.solving import Kit
 
 PROTOCOL = "h2c"
-_kits: "list[Kit]" = []  # of the one engine that a daemon has
 
 
 def kit_of(engine: Engine) -> "Kit":
@@ -22,12 +21,10 @@ def kit_of(engine: Engine) -> "Kit":
     from longshore.api.buildkit.contexts import Contexts
     from longshore.api.buildkit.solving import Kit
 
-    for kit in _kits:
-        if kit.engine is engine:
-            return kit
-    root = engine.images.content.root.parent / "contexts"
-    _kits[:] = [Kit(engine, Contexts(root))]
-    return _kits[0]
+    kit = engine.kept.get(Kit)
+    if kit is None:
+        kit = engine.kept[Kit] = Kit(engine, Contexts(engine.images.content.root.parent / "contexts"))
+    return kit
 
 
 async def grpc(request: Request) -> AnyReply:

@@ -24,6 +24,7 @@ from longshore.build.events import (
     Transfer,
     Warned,
 )
+from longshore.errors import EngineError
 
 MAX_LOG = 2 << 20  # of one step; BuildKit's BUILDKIT_STEP_LOG_MAX_SIZE
 
@@ -37,6 +38,7 @@ class Rendering:
         self.failed_line = 0  # of the Dockerfile, where a step with a line has failed
         self._vertices: dict[str, Vertex] = {}
         self._lines: dict[str, int] = {}
+        self._error: EngineError | None = None  # what the build failed with
         self._rows: dict[tuple[str, str], VertexStatus] = {}
         self._logged: dict[str, int] = {}
 
@@ -45,6 +47,13 @@ class Rendering:
         """Vertices in all, completed, cached."""
         all = self._vertices.values()
         return len(all), sum(v.completed is not None for v in all), sum(v.cached for v in all)
+
+    def running(self, name: str) -> str:
+        """The id of a step of this name that has begun and not ended, "" when there is none."""
+        for id, vertex in self._vertices.items():
+            if vertex.name == name and vertex.started is not None and vertex.completed is None:
+                return id
+        return ""
 
     def take(self, event: Event) -> StatusResponse | None:
         """What to tell about an event, None for nothing."""
@@ -60,8 +69,7 @@ class Rendering:
             case Done(step=ended, at=at):
                 return self._ended(ended, at)
             case Failed(step=ended, error=error, at=at):
-                self.failed_line = self._lines.get(ended, 0)
-                return self._ended(ended, at, error=words(error))
+                return self._ended(ended, at, error=self._failed(ended, error))
             case Output(step=ended, stream=stream, data=data, at=at):
                 return self._log(ended, stream, data, at)
             case Transfer():
@@ -70,6 +78,14 @@ class Rendering:
                 return self._warning(event)
             case Note() | Running():
                 return None
+
+    def _failed(self, step: str, error: EngineError) -> str:
+        """The words for a failed step; steps that waited for the one that failed first are cancelled only."""
+        if self._error is error:
+            return "context canceled"
+        if self._error is None:
+            self._error, self.failed_line = error, self._lines.get(step, 0)
+        return words(error)
 
     def _vertex(self, step: Step) -> Vertex:
         vertex = self._vertices.get(step.id)

@@ -5,37 +5,84 @@ from collections.abc import Sequence
 from longshore.api.buildkit.messages_control import PruneRequest, UsageRecord
 from longshore.api.buildkit.solving import Kit
 from longshore.api.buildkit.wire import Timestamp
+from longshore.build import usage
+from longshore.build.workshop import workshop_of
 from longshore.errors import InvalidArgument
 
-LOCAL = "source.local"
+LOCAL = "source.local"  # BuildKit's word for a context of a client
+ID = 25  # characters of an id
 
 
-def records(kit: Kit, filters: Sequence[str]) -> list[UsageRecord]:
-    """Contexts of clients, the one used last first. Raises InvalidArgument for a filter that is not known."""
+async def records(kit: Kit, filters: Sequence[str]) -> list[UsageRecord]:
+    """Steps, cache mounts and contexts of clients. Raises InvalidArgument for a filter that is not known."""
     found = [
         UsageRecord(
-            id=key[:25],
+            id=entry.id,
+            in_use=entry.in_use,
+            size=entry.size,
+            parents=[entry.parent] if entry.parent else [],
+            created_at=_time(entry.created),
+            last_used_at=_time(entry.used),
+            usage_count=entry.uses,
+            description=entry.description,
+            record_type=entry.type,
+            shared=entry.shared,
+            mutable=entry.type == "exec.cachemount",
+        )
+        for entry in await usage.usage(workshop_of(kit.engine))
+    ]
+    found += [
+        UsageRecord(
+            id=key[:ID],
             size=size,
             mutable=True,
-            created_at=Timestamp.of(int(used * 1e9)),
-            last_used_at=Timestamp.of(int(used * 1e9)),
+            created_at=_time(used),
+            last_used_at=_time(used),
             usage_count=1,
             description=f"local source for {name}",
             record_type=LOCAL,
         )
         for key, name, size, used in kit.contexts.usage()
     ]
-    found.sort(key=lambda record: record.last_used_at.seconds if record.last_used_at else 0, reverse=True)
     return [record for record in found if _matches(record, filters)]
 
 
 async def prune(kit: Kit, request: PruneRequest) -> list[UsageRecord]:
-    """Remove what no build uses now, and return it."""
-    return []
+    """Remove what no build uses now, and return it.
+
+    Without `all` only what no image has. With a limit or a duration the last used stay. Raises InvalidArgument.
+    """
+    before = await records(kit, [])
+    chosen = [record for record in before if not record.in_use and _matches(record, request.filter)]
+    if request.keep_duration:
+        newest = max((_seconds(record) for record in before), default=0)
+        chosen = [record for record in chosen if newest - _seconds(record) > request.keep_duration / 1e9]
+    removed: list[UsageRecord] = []
+    for key, *_ in kit.contexts.usage():
+        for record in chosen:
+            if record.id == key[:ID] and not request.reserved_space:
+                kit.contexts.forget(key)
+                removed.append(record)
+    kit.contexts.sweep()
+    ids = [record.id for record in chosen if record.record_type != LOCAL]
+    if ids:
+        gone, _ = await usage.prune(
+            workshop_of(kit.engine), {"id": ids}, every=request.all, keep=request.reserved_space
+        )
+        removed += [record for record in chosen if record.id in gone]
+    return removed
+
+
+def _seconds(record: UsageRecord) -> int:
+    return record.last_used_at.seconds if record.last_used_at else 0
+
+
+def _time(seconds: float) -> Timestamp:
+    return Timestamp.of(int(seconds * 1_000_000_000))
 
 
 def _matches(record: UsageRecord, filters: Sequence[str]) -> bool:
-    """All filters hold: containerd's `field==value`, `field!=value`, `field~=value` with several joined by commas."""
+    """All filters hold: containerd's `field==value`, `field!=value`, `field~=value`, several joined by commas."""
     return all(_holds(record, part) for filter in filters for part in filter.split(",") if part)
 
 
