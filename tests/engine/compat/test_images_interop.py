@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tests.bench.peers import ROOT
 from tests.engine.compat.registry import PROGRAM, running_registry
+from tests.suites.registry.servers import ours
 
 UMOCI = ROOT / "build/umoci/usr/bin/umoci"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -186,27 +187,44 @@ def test_what_was_pulled_of_an_index_is_pushed_as_the_index_where_the_rest_is(
     assert f"1: digest: {manifests[0]['digest']}" in pushed
 
 
-def test_skopeo_copies_both_ways(daemon: Any, registry: str, tmp_path: Path) -> None:
-    """Registry to archive to engine to registry and to archive: the digest stays what it was."""
-    daemon.docker("tag", "busybox", f"{registry}/way/app:1")
-    daemon.docker("push", f"{registry}/way/app:1")
-    oci = f"oci-archive:{tmp_path / 'a.tar'}:{registry}/way/app:2"
-    skopeo(
-        "copy", "--src-tls-verify=false", f"docker://{registry}/way/app:1", oci
-    )  # which compresses the layer
+@pytest.fixture(scope="module")
+def our_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with ours(tmp_path_factory.mktemp("ours")) as address:
+        yield address
+
+
+def test_skopeo_copies_both_ways(daemon: Any, registry: str, our_registry: str, tmp_path: Path) -> None:
+    """Between our registry, Debian's, and the engine's archives: the digest stays what it was."""
+    plain = ("--src-tls-verify=false", "--dest-tls-verify=false")
+
+    def digest_in(name: str) -> str:
+        return digest_of(f"docker://{name}", "--tls-verify=false")
+
+    mine, theirs = f"{our_registry}/way/app", f"{registry}/way/app"
+    daemon.docker("tag", "busybox", f"{mine}:1")
+    daemon.docker("push", f"{mine}:1")
+    oci = f"oci-archive:{tmp_path / 'a.tar'}:{mine}:2"
+    skopeo("copy", "--src-tls-verify=false", f"docker://{mine}:1", oci)  # which compresses the layer
     first = digest_of(oci)
     daemon.docker("load", "-i", str(tmp_path / "a.tar"))
-    assert descriptor(daemon, f"{registry}/way/app:2")["digest"] == first
-    daemon.docker("push", f"{registry}/way/app:2")
-    assert digest_of(f"docker://{registry}/way/app:2", "--tls-verify=false") == first
-    daemon.docker("save", "-o", str(tmp_path / "b.tar"), f"{registry}/way/app:2")
+    assert descriptor(daemon, f"{mine}:2")["digest"] == first
+    daemon.docker("push", f"{mine}:2")
+    assert digest_in(f"{mine}:2") == first
+    skopeo("copy", *plain, f"docker://{mine}:2", f"docker://{theirs}:2")
+    assert digest_in(f"{theirs}:2") == first
+    daemon.docker("pull", f"{theirs}:2")
+    assert descriptor(daemon, f"{theirs}:2")["digest"] == first
+    daemon.docker("save", "-o", str(tmp_path / "b.tar"), f"{theirs}:2")
     saved = f"oci-archive:{tmp_path / 'b.tar'}:2"
     assert digest_of(saved) == first
-    skopeo("copy", "--dest-tls-verify=false", saved, f"docker://{registry}/way/app:3")
-    assert digest_of(f"docker://{registry}/way/app:3", "--tls-verify=false") == first
+    for target in (f"{mine}:3", f"{theirs}:3"):
+        skopeo("copy", "--dest-tls-verify=false", saved, f"docker://{target}")
+        assert digest_in(target) == first
+    skopeo("copy", *plain, f"docker://{theirs}:3", f"docker://{mine}:4")
+    assert digest_in(f"{mine}:4") == first
     # the same file as a Docker archive, which has no manifest: the config stays what it was
     skopeo("copy", f"docker-archive:{tmp_path / 'b.tar'}", f"docker-archive:{tmp_path / 'c.tar'}:way:4")
-    identity = daemon.request("GET", f"/images/{registry}/way/app:2/json")[1]["Id"]
+    identity = daemon.request("GET", f"/images/{mine}:2/json")[1]["Id"]
     daemon.docker("load", "-i", str(tmp_path / "c.tar"))
     assert daemon.request("GET", "/images/way:4/json")[1]["Id"] == identity
 

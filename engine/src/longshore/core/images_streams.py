@@ -25,7 +25,10 @@ async def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwar
 
 
 class ThreadSource:
-    """An asynchronous stream as a blocking source for a thread, about 1 MiB at a time."""
+    """An asynchronous stream as a blocking source for a thread, about 1 MiB at a time.
+
+    The next block is on its way while the thread works on one: on a busy machine each of the two waits for its turn.
+    """
 
     def __init__(self, chunks: AsyncIterable[bytes]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -37,11 +40,16 @@ class ThreadSource:
         """Some bytes; b"" at the end. Only from another thread than the event loop's."""
         if self._closed:
             raise Unavailable("the stream was closed")
-        self._pending = asyncio.run_coroutine_threadsafe(self._block(), self._loop)
+        pending = self._pending or self._ask()
         try:
-            return self._pending.result()
+            data = pending.result()
         except concurrent.futures.CancelledError as cause:
             raise Unavailable("the stream was closed") from cause
+        self._pending = None if self._closed else self._ask()  # after the end it is empty again
+        return data
+
+    def _ask(self) -> concurrent.futures.Future[bytes]:
+        return asyncio.run_coroutine_threadsafe(self._block(), self._loop)
 
     async def feed(self, function: Callable[["ThreadSource"], T]) -> T:
         """Run `function` in a thread with this source; a cancelled caller ends its reading."""
@@ -49,12 +57,17 @@ class ThreadSource:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            self._closed = True
-            if self._pending is not None:
-                self._pending.cancel()
+            self._close()
             await asyncio.wait([task])
             task.exception()
             raise
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        self._closed = True
+        if self._pending is not None:
+            self._pending.cancel()
 
     async def _block(self) -> bytes:
         data = bytearray()
