@@ -168,6 +168,20 @@ async def test_large_and_slow_clients(tmp_path: Path) -> None:
             writer.close()
 
 
+async def test_no_more_connections_than_allowed(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data", {"limits": {"maxconnections": 3}}) as server:
+        host, _, port = server.addresses[0].rpartition(":")
+        opened = [await asyncio.open_connection(host, int(port)) for _ in range(4)]
+        async with asyncio.timeout(60):
+            assert await opened[3][0].read() == b"", "one too many"
+        for reader, writer in opened[:3]:
+            writer.write(b"GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            async with asyncio.timeout(60):
+                assert (await reader.read()).startswith(b"HTTP/1.1 200")
+        for _, writer in opened:
+            writer.close()
+
+
 async def test_a_body_that_breaks_off_stays_as_far_as_it_came(tmp_path: Path) -> None:
     async with serving(tmp_path / "data") as server, Client(server) as client:
         host, _, port = server.addresses[0].rpartition(":")

@@ -74,9 +74,12 @@ class Registries:
                 "a registry of the daemon is kept under its data root", detail="storage.filesystem"
             )
         quiet: dict[str, Any] = {"accesslog": {"disabled": True}}  # the daemon's log is not its request log
+        given_http = document.get("http")
+        http = cast("dict[str, Any]", given_http) if isinstance(given_http, dict) else {}
         placed: dict[str, Any] = {
             "log": quiet,
             **document,
+            "http": {"draintimeout": "5s", **http},  # the daemon's own patience
             "storage": {**storage, "filesystem": {"rootdirectory": str(self._root / name)}},
         }
         return await RegistryServer(make_settings(placed)).__aenter__()
