@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.bench import api_rows, floor, image_rows, registry_rows, rows
+from tests.bench import api_rows, floor, registry_rows, rows
 from tests.bench.peers import Engine, both
 
 
@@ -59,9 +59,6 @@ ROWS = (
         lambda both: rows.alternately(both, 1, registry_rows.memory_of_a_large_pull),
         limit=150,
     ),
-    Row("push of 200 MB of Debian", "s", 1, lambda both: rows.alternately(both, 2, image_rows.push)),
-    Row("load of 200 MB of Debian", "s", 1, lambda both: rows.alternately(both, 2, image_rows.load)),
-    Row("save of 200 MB of Debian", "s", 1, lambda both: rows.alternately(both, 2, image_rows.save)),
 )
 
 

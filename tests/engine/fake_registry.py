@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -37,6 +38,7 @@ class Answer:
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict[str, str])
     cut: int | None = None  # the connection ends after so many bytes of the body
+    drip: float = 0.0  # the body comes byte by byte, so many seconds apart
     hang: bool = False  # after `cut` bytes it stays open and silent, until the registry is closed
 
 
@@ -140,7 +142,10 @@ class FakeRegistry:
 
 
 @contextmanager
-def running(registry: FakeRegistry | None = None) -> Iterator[FakeRegistry]:
+def running(
+    registry: FakeRegistry | None = None, tls: ssl.SSLContext | None = None
+) -> Iterator[FakeRegistry]:
+    """`tls`: a server's context; without it plain HTTP."""
     registry = registry or FakeRegistry()
 
     class Handler(BaseHTTPRequestHandler):
@@ -155,6 +160,11 @@ def running(registry: FakeRegistry | None = None) -> Iterator[FakeRegistry]:
                 for name, value in ({"Content-Length": str(len(answer.body))} | answer.headers).items():
                     self.send_header(name, value)
                 self.end_headers()
+                if answer.drip:
+                    for byte in answer.body:
+                        self.wfile.write(bytes([byte]))
+                        if registry.ended.wait(answer.drip):
+                            break
                 self.wfile.write(answer.body[: answer.cut])
                 self.wfile.flush()
                 if answer.hang:
@@ -175,6 +185,8 @@ def running(registry: FakeRegistry | None = None) -> Iterator[FakeRegistry]:
             return  # a client that went away
 
     server = Server(("127.0.0.1", 0), Handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     registry.address = f"127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()

@@ -41,7 +41,12 @@ class World(Lab):
         events = EventBus()
         self.images = Images(self.database, self.content, self.layers, events, RegistryClient())
         stores = Stores(
-            self.database, self.images.catalog, self.content, self.layers, Snapshots(root / "snapshots")
+            self.database,
+            self.images,
+            self.images.catalog,
+            self.content,
+            self.layers,
+            Snapshots(root / "snapshots"),
         )
         reasons = Reasons(self.images, self.images.catalog, lambda _id: ())
         self.upkeep = Upkeep(root, self.images, stores, tuple, reasons)

@@ -24,6 +24,13 @@ from longshore.storage.snapshots import Snapshots
 ONE, TWO = tar(entry("one", b"1")), tar(entry("two", b"22"))
 
 
+class Cache:
+    """Stands for the build cache: somebody else than images who needs blobs and layers."""
+
+    def __init__(self, blobs: set[Digest], layers: set[Digest]) -> None:
+        self.uses_blob, self.uses_layer = blobs.__contains__, layers.__contains__
+
+
 class World(Lab):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -31,14 +38,14 @@ class World(Lab):
         self.images = Images(self.database, self.content, self.layers, EventBus())
         self.snapshots = Snapshots(root / "snapshots")
         self.containers: list[str] = []
-        stores = Stores(self.database, self.images.catalog, self.content, self.layers, self.snapshots)
+        stores = Stores(
+            self.database, self.images, self.images.catalog, self.content, self.layers, self.snapshots
+        )
         reasons = Reasons(
             self.images,
             self.images.catalog,
             lambda id: [(name, "running") for name in self.images.in_use(id)],
-            lambda id: [("key", "a step")] if id in self.cached else [],
         )
-        self.cached: set[Digest] = set()
         self.upkeep = Upkeep(root, self.images, stores, lambda: self.containers, reasons)
 
     async def load(self, layers: list[bytes], name: str = "app:1") -> Image:
@@ -155,6 +162,15 @@ async def test_what_is_left_over_goes(world: World) -> None:
     assert world.snapshots.list() == []
 
 
+async def test_what_the_build_cache_needs_is_not_left_over(world: World) -> None:
+    """Fails when a doctor's round empties the build cache."""
+    world.unpack(TWO)
+    world.content.release(world.content.holds())
+    world.images.holders.append(Cache(set(world.content.list()), set(world.layers.list())))
+    assert (await world.found())[0][0] == "ok"
+    assert "build cache, unpacked" in {share.what for share in await world.upkeep.usage()}
+
+
 async def test_what_is_coming_is_not_left_over(world: World) -> None:
     """Fails when a doctor's round takes what a running pull or a young container has just made."""
     with world.content.lease("pull"), world.layers.lease("pull"):
@@ -188,12 +204,10 @@ async def test_why(world: World) -> None:
     child = await world.images.commit(image, None, image.config)
     world.images.tag(str(child.id), "child:1")
     world.images.in_use = lambda id: ["web"] if id == image.id else []
-    world.cached.add(image.id)
     assert world.held_by("app:1") == [
         ("tag", "app:1", ""),
         ("container", "web", "running"),
         ("child", str(child.id), "child:1"),
-        ("build cache", "key", "a step"),
     ]
     assert world.upkeep.reasons.why(image.id.short).kind == "image"
     layer = image.layers[0]
@@ -201,6 +215,11 @@ async def test_why(world: World) -> None:
     assert set(world.held_by(layer.descriptor.digest)) == wanted
     assert set(world.held_by(layer.diff_id.short)) == wanted
     assert world.held_by(image.manifest.digest) == [("image", str(image.id), "manifest of app:1")]
+    layer_held = Cache({layer.descriptor.blob}, {layer.diff_id})
+    world.images.holders.append(layer_held)
+    assert ("build cache", "a step of a build", "longshore system prune frees it") in world.held_by(
+        layer.descriptor.digest
+    )
     held = world.content.put(b"held")
     assert world.held_by(str(held)) == [("hold", "just written", "for another 60 minutes")]
     with world.content.lease("pull of x"):

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from email.utils import formatdate
@@ -127,25 +128,21 @@ def test_retry_after_is_a_number_or_a_date() -> None:
 
 
 @pytest.mark.parametrize("path", ["/manifests/1", "/blobs/"])
-async def test_a_registry_that_hangs_is_left(registry: FakeRegistry, sink: PlainSink, path: str) -> None:
+async def test_attack_19_a_registry_that_hangs_is_left(
+    registry: FakeRegistry, sink: PlainSink, path: str
+) -> None:
+    """Fails when a silent connection is waited for without an end."""
     registry.first(99, path, Answer(200, bytes(1000), {"Content-Type": "x/y"}, cut=10, hang=True))
     assert isinstance(await refused(registry, sink), (Unavailable, InvalidArgument))
 
 
-async def test_a_registry_that_trickles_is_left(registry: FakeRegistry, sink: PlainSink) -> None:
+async def test_attack_19_a_registry_that_trickles_is_left(registry: FakeRegistry, sink: PlainSink) -> None:
     """Fails when only silence counts: a byte now and then would keep a pull open for ever."""
     blob = digest(PACKED)
-
-    def trickle(asked: Asked) -> Answer | None:
-        if blob not in asked.path:
-            return None
-        time.sleep(0.3)  # longer than the window, shorter than the silence that is borne
-        start = int((asked.headers.get("range") or "bytes=0-")[6:-1])
-        told = f"bytes {start}-{len(PACKED) - 1}/{len(PACKED)}"
-        return Answer(206 if start else 200, PACKED[start:], {"Content-Range": told}, cut=10)
-
-    registry.faults.append(trickle)
-    assert isinstance(await refused(registry, sink), Unavailable)
+    registry.first(99, blob, Answer(200, PACKED, drip=0.05))
+    async with asyncio.timeout(30):
+        failure = await refused(registry, sink)
+    assert "bytes in" in str(failure)
     assert len(registry.paths(blob)) == QUICK.attempts
 
 
@@ -289,6 +286,47 @@ async def test_attack_21_foreign_layers_are_not_followed(registry: FakeRegistry,
         document["layers"][0]["mediaType"] = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
         registry.manifest(document, "foreign")
         assert isinstance(await refused(registry, sink, "app:foreign"), Unsupported)
+
+
+def _manifest(layers: int, config: int = 100) -> bytes:
+    part = {"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": "sha256:" + "0" * 64, "size": 1}
+    document = {"schemaVersion": 2, "config": part | {"size": config}, "layers": [part] * layers}
+    return json.dumps(document).encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (_manifest(10_000), "max depth exceeded: 10000 layers"),
+        (_manifest(1, 1 << 40), "image config too large"),
+        (b'{"schemaVersion":2,"manifests":[' + b"{}," * 20_000 + b"{}]}", "invalid manifest"),
+        (b'{"a":' * 500_000, "invalid manifest"),
+        (b'{"schemaVersion":' + b"9" * 1_000_000 + b"}", "invalid manifest"),
+    ],
+    ids=["10000 layers", "config of 1 TB", "20000 manifests", "nested", "long number"],
+)
+async def test_attack_19_documents_without_an_end(
+    registry: FakeRegistry, sink: PlainSink, data: bytes, words: str
+) -> None:
+    """Fails when a document's numbers are believed: before anything else is fetched it is refused."""
+    registry.manifests["bad"] = ("application/json", data)
+    assert words in str(await refused(registry, sink, "app:bad"))
+    assert not registry.paths("/blobs/")
+
+
+async def test_attack_19_an_answer_without_an_end(registry: FakeRegistry, sink: PlainSink) -> None:
+    """Fails when an answer is read to its end: the memory would be the registry's to fill."""
+    registry.first(9, "/manifests/", Answer(200, bytes(64 << 20), {"Content-Type": "application/json"}))
+    tracemalloc.start()
+    try:
+        assert "more than it may" in str(await refused(registry, sink))
+        assert tracemalloc.get_traced_memory()[1] < 120 << 20  # 64 of it are the registry's own
+    finally:
+        tracemalloc.stop()
+    registry.faults.clear()
+    registry.first(9, digest(PACKED), Answer(200, PACKED + bytes(64 << 20)))
+    assert "more than the manifest says" in str(await refused(registry, sink))
+    assert sink.content.partials() == {}
 
 
 # Credentials

@@ -13,6 +13,7 @@ import collections
 import importlib.util
 import json
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -33,6 +34,7 @@ EXPECTED = (
     "has dependent child images",
     "a prune operation is already running",
     "not found",
+    "No such container: c0",
 )
 
 
@@ -193,8 +195,11 @@ class Chaos:
         found = [*(data / "content/ingest").iterdir(), *(data / "layers/unpacked").glob(".*")]
         found += [*(data / "snapshots").glob(".*"), *(data / "layers/meta").glob(".*")]
         left = [f"left over: {path}" for path in found]
-        containers = self.daemon.docker("ps", "-aq").out.split()
-        return left + [f"container {id} is left" for id in containers]
+        # A `docker run --rm` whose daemon died between create and start: the client was given the container's id
+        told = self.daemon.docker("ps", "-a", "--format", "{{.Names}} {{.State}}").out.splitlines()
+        return left + [
+            f"container {line} is left" for line in told if not re.fullmatch(r"c0\S+ created", line)
+        ]
 
 
 def fill(tools: Any, address: str, images: Any) -> None:

@@ -14,6 +14,7 @@ from longshore.storage.leases import digest_of
 
 _BLOCK = 512  # st_blocks of stat(2)
 _PRUNE = "longshore image prune"
+_BUILDER = "longshore system prune"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,9 @@ _TOP: dict[str, tuple[str, str, str]] = {
     "layers/meta": ("notes on layers", "layers/meta", ""),
     "snapshots": ("files that containers have written", "snapshots", "longshore container prune"),
     "containers": ("logs and state of containers", "containers", "longshore container prune"),
-    "volumes": ("volumes", "volumes", "longshore volume prune"),
+    "build": ("cache mounts and work of builds", "build", _BUILDER),
     "registries": ("registries inside the daemon", "registries", ""),
+    "volumes": ("volumes", "volumes", "longshore volume prune"),
 }
 
 
@@ -92,6 +94,8 @@ def _judge(
             return ("folders of the content store", "content/blobs", "")
         if stores.catalog.uses_blob(digest):
             return ("images as they came and are sent on", "content/blobs", "")
+        if stores.users.uses_blob(digest):
+            return ("build cache, packed", "content/blobs", _BUILDER)
         if stores.content.keeps(digest):
             return ("blobs that are kept for an operation or a while", "content/blobs", _PRUNE)
         return ("blobs that nothing needs", "content/blobs", "longshore doctor --repair")
@@ -102,6 +106,8 @@ def _judge(
             return ("layers being unpacked or deleted", "layers/unpacked", "")
         if stores.catalog.uses_layer(diff_id) or stores.layers.keeps(diff_id):
             return ("images unpacked", "layers/unpacked", "")
+        if stores.users.uses_layer(diff_id):
+            return ("build cache, unpacked", "layers/unpacked", _BUILDER)
         return ("layers that nothing needs", "layers/unpacked", "longshore doctor --repair")
 
     def partial(parts: tuple[str, ...]) -> tuple[str, str, str]:

@@ -101,6 +101,14 @@ class Images:
         """For those who look after the store."""
         return self._catalog
 
+    def uses_blob(self, digest: Digest) -> bool:
+        """Whether an image or one of the other holders needs it. From any thread."""
+        return any(holder.uses_blob(digest) for holder in (self._catalog, *self.holders))
+
+    def uses_layer(self, diff_id: Digest) -> bool:
+        """Whether an image or one of the other holders needs it. From any thread."""
+        return any(holder.uses_layer(diff_id) for holder in (self._catalog, *self.holders))
+
     # Looking
 
     def get(self, name: str) -> Image:
@@ -531,7 +539,7 @@ class Images:
         """
         image, found = await self.variants(name)
         one = choose(found, platform, name)
-        known = self._catalog.by_id(one.image_id)
+        known = self._catalog.by_id(one.parts[0].blob)
         return known or foreign_image(one, image)
 
     def _remove(self, image: Image, name: str, *, force: bool, prune: bool) -> _Records:
@@ -610,14 +618,9 @@ class Images:
             for image in self._catalog.hidden():
                 if not self.in_use(image.id):
                     self._catalog.delete(image.id)
-            holders = (self._catalog, *self.holders)
-            blobs = await in_thread(
-                self.content.sweep, lambda digest: any(holder.uses_blob(digest) for holder in holders)
-            )
+            blobs = await in_thread(self.content.sweep, self.uses_blob)
             await in_thread(self.content.sweep_partials)
-            layers = await in_thread(
-                self.layers.sweep, lambda diff_id: any(holder.uses_layer(diff_id) for holder in holders)
-            )
+            layers = await in_thread(self.layers.sweep, self.uses_layer)
             return sum(blobs.values()) + sum(layers.values())
 
     async def close(self) -> None:

@@ -24,6 +24,9 @@ class Holder:
     detail: str = ""
 
 
+_CACHE = Holder("build cache", "a step of a build", "longshore system prune frees it")
+
+
 @dataclass(frozen=True, slots=True)
 class Why:
     """`kind`: image, blob, layer or partial. Nothing holds what has no holders: the next collection takes it."""
@@ -39,19 +42,18 @@ Named = Callable[[Digest], Sequence[tuple[str, str]]]
 
 
 class Reasons:
-    """Call from the event loop. `containers` and `caches` know their part."""
+    """Call from the event loop. `containers` tells those of an image."""
 
     def __init__(
         self,
         images: Images,
         catalog: Catalog,
         containers: Named,
-        caches: Named = lambda _id: (),
     ) -> None:
         self._images, self._catalog = images, catalog
         self._content: ContentStore = images.content
         self._layers: LayerStore = images.layers
-        self._containers, self._caches = containers, caches
+        self._containers = containers
 
     def why(self, name: str) -> Why:
         """By name or id of an image, or by digest or its first characters. Raises NotFound, InvalidArgument."""
@@ -87,7 +89,6 @@ class Reasons:
         yield from (Holder("digest", name) for name in image.digests)
         yield from (Holder("container", name, detail) for name, detail in self._containers(image.id))
         yield from (Holder("child", str(id), self._tags(id)) for id in self._catalog.children(image.id))
-        yield from (Holder("build cache", name, detail) for name, detail in self._caches(image.id))
         yield from self._operations(image.manifest.blob)
 
     def _tags(self, id: Digest) -> str:
@@ -103,6 +104,8 @@ class Reasons:
             target = self._catalog.target(name)
             if target.media_type in INDEX_TYPES and digest in self._catalog.parts(name):
                 holders.append(Holder("tag", parse_reference(name).familiar, "part of its index"))
+        if any(holder.uses_blob(digest) for holder in self._images.holders):
+            holders.append(_CACHE)
         holders += self._operations(digest)
         return Why(str(digest), "blob", self._content.size(digest), tuple(holders))
 
@@ -111,6 +114,8 @@ class Reasons:
         for image in [*self._catalog.all(), *self._catalog.hidden()]:
             numbers = [n for n, layer in enumerate(image.layers, 1) if layer.diff_id == digest]
             holders += [Holder("image", str(image.id), f"layer {n}{_called(image)}") for n in numbers[:1]]
+        if any(holder.uses_layer(digest) for holder in self._images.holders):
+            holders.append(_CACHE)
         if digest == EMPTY_LAYER:
             holders.append(Holder("operation", "always", "the one layer of images without layers"))
         holders += [Holder("operation", reason) for reason in self._layers.reasons(digest)]

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Protocol
 
 from longshore.core.database import Database
 from longshore.core.images_catalog import Catalog, blobs_of
@@ -46,11 +47,17 @@ class Finding:
     grave: bool = True
 
 
+class Users(Protocol):
+    def uses_blob(self, digest: Digest) -> bool: ...
+    def uses_layer(self, diff_id: Digest) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """Everything that is looked at."""
+    """Everything that is looked at. `users`: core.images.Images, which knows who needs what."""
 
     database: Database
+    users: Users
     catalog: Catalog
     content: ContentStore
     layers: LayerStore
@@ -145,12 +152,12 @@ def _wrong(stores: Stores) -> Iterator[Finding]:
 
 def _left_over(stores: Stores) -> Iterator[Finding]:
     for digest in stores.content.list():
-        if not (stores.content.keeps(digest) or stores.catalog.uses_blob(digest)):
+        if not (stores.content.keeps(digest) or stores.users.uses_blob(digest)):
             yield Finding(
                 f"blob {digest.short} belongs to no image", Repair.DELETE_BLOB, str(digest), grave=False
             )
     for diff_id in stores.layers.list():
-        if not (stores.layers.keeps(diff_id) or stores.catalog.uses_layer(diff_id)):
+        if not (stores.layers.keeps(diff_id) or stores.users.uses_layer(diff_id)):
             yield Finding(
                 f"layer {diff_id.short} belongs to no image", Repair.DELETE_LAYER, str(diff_id), grave=False
             )

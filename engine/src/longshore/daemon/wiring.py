@@ -117,19 +117,13 @@ def upkeep_of(
 ) -> Upkeep:
     """What looks after the stores."""
     images = parts.images
-    stores = Stores(database, images.catalog, images.content, layers, parts.snapshots)
+    stores = Stores(database, images, images.catalog, images.content, layers, parts.snapshots)
 
     def users(id: Digest) -> list[tuple[str, str]]:
         found = [containers.get(container) for container in images.in_use(id)]
         return [(container.id, f"{container.name}, {container.state.status}") for container in found]
 
-    def cached(id: Digest) -> list[tuple[str, str]]:
-        if not database.one("SELECT name FROM sqlite_master WHERE name = 'build_cache'"):
-            return []  # nothing was built yet
-        rows = database.all("SELECT key FROM build_cache WHERE image_id = ?", str(id))
-        return [(str(row["key"]), "a step of an earlier build") for row in rows]
-
-    reasons = Reasons(images, images.catalog, users, cached)
+    reasons = Reasons(images, images.catalog, users)
     return Upkeep(parts.paths.data, images, stores, lambda: [each.id for each in parts.store], reasons)
 
 

@@ -316,6 +316,8 @@ class Containers:
         freed = 0
         for container in list(self._parts.store):
             labels = container.record.config.labels or {}
+            if container.record.layers:  # a build is at it, between two of its steps
+                continue
             if container.running or container.state.status in ("restarting", "removing", "paused"):
                 continue
             if before and parse_rfc3339(container.record.created) > before:
