@@ -265,6 +265,10 @@ def test_builder_commands(docker: Docker, tmp_path: Path) -> None:
     docker("buildx", "prune", "-af", "--filter", "type=source.local")
     assert "local source" not in docker("buildx", "du", "--verbose").stdout
     assert docker("buildx", "prune", "-af", "--filter", "no=thing", code=1).stderr
+    docker("build", ".")
+    assert "source.local" in docker("system", "df", "-v").stdout
+    docker("builder", "prune", "-f")
+    assert "source.local" not in docker("system", "df", "-v").stdout
 
 
 def test_questions_instead_of_a_build(

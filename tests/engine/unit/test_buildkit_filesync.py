@@ -156,6 +156,24 @@ def test_a_tree_in_use_keeps_its_bytes_while_the_context_changes(tmp_path: Path)
     run(test())
 
 
+def test_usage_counts_each_byte_once_and_forgetting_frees_it(tmp_path: Path) -> None:
+    async def test() -> None:
+        contexts = Contexts(tmp_path / "contexts")
+        async with session_with({DIFF_COPY: Sender({"one": bytes(5000)}).serve}) as session:
+            (await receive(session, contexts, "context")).close()
+            (await receive(session, contexts, "other")).close()
+        entries = contexts.usage()
+        assert {entry.description for entry in entries} == {
+            f"local source for {name}" for name in ("context", "other")
+        }
+        on_disk = sum(path.stat().st_size for path in (tmp_path / "contexts").rglob("*") if path.is_file())
+        assert sum(entry.size for entry in entries) == on_disk > 5000
+        assert contexts.forget([entries[0].id]) < 5000 <= contexts.forget([entries[1].id])
+        assert [path for path in (tmp_path / "contexts").rglob("*") if path.is_file()] == []
+
+    run(test())
+
+
 def told(*stats: Stat) -> Callable[[Call], Awaitable[None]]:
     async def serve(call: Call) -> None:
         await packets(call, *stats)

@@ -1,6 +1,8 @@
 """gRPC over HTTP/2 in memory: both sides ours, and peers that break the rules."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Awaitable
 
 import pytest
@@ -206,3 +208,13 @@ def test_more_streams_than_agreed_are_refused() -> None:
         assert served <= 200
 
     run(test())
+
+
+def test_nothing_of_it_is_loaded_before_a_client_asks() -> None:
+    """The daemon's start and idle memory are those of before."""
+    code = (
+        "import sys; from longshore.api.server import collect_routes; collect_routes();"
+        "print([n for n in sys.modules if n.partition('.')[0] in ('h2', 'hpack') or n.endswith('buildkit.grpc')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -6,6 +6,7 @@ from typing import TypeVar
 import msgspec
 
 from longshore.api.build_lines import ClassicLines, farewell
+from longshore.api.buildkit.contexts import contexts_of
 from longshore.api.buildkit.routes import kit_of
 from longshore.api.http import AnyReply, Reply, Request, Route, Stream
 from longshore.build import usage
@@ -122,7 +123,12 @@ async def prune(request: Request) -> AnyReply:
     query = request.query
     keep = query.integer("keep-storage", 0) or query.integer("reserved-space", 0) or 0
     workshop = workshop_of(request.engine)
-    removed, freed = await usage.prune(workshop, query.filters(), every=query.flag("all"), keep=keep)
+    filters = query.filters()
+    removed, freed = await usage.prune(workshop, filters, every=query.flag("all"), keep=keep)
+    if not filters and not keep:
+        contexts = contexts_of(request.engine)
+        ids = [entry.id for entry in contexts.usage()]
+        removed, freed = removed + ids, freed + contexts.forget(ids)
     return Reply(body={"CachesDeleted": removed, "SpaceReclaimed": freed})
 
 

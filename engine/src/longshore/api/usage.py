@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import Any
 
+from longshore.api.buildkit.contexts import contexts_of
 from longshore.api.containers import image_name
 from longshore.api.http import AnyReply, Reply, Request, Route
 from longshore.api.image_views import summary_view
@@ -29,7 +30,8 @@ async def disk_usage(request: Request) -> AnyReply:
     view["Volumes"] = await _volumes(request) if "volume" in wanted else None
     view["BuildCache"] = None
     if "build-cache" in wanted:
-        view["BuildCache"] = [entry.view() for entry in await usage(workshop_of(request.engine))]
+        entries = [*await usage(workshop_of(request.engine)), *contexts_of(request.engine).usage()]
+        view["BuildCache"] = [entry.view() for entry in entries]
     return Reply(body=view)
 
 

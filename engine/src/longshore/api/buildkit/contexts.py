@@ -10,17 +10,20 @@ import logging
 import os
 import posixpath
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
 from longshore.build.trees import Entry
+from longshore.build.usage import Usage
+from longshore.core.engine import Engine
 from longshore.storage.content import space_errors
 
 log = logging.getLogger("longshore.api.buildkit")
 
+LOCAL, ID = "source.local", 25  # BuildKit's word for a context of a client; characters of an id
 MAX_KEPT = 64  # contexts; the one not used for longest goes first
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -63,6 +66,7 @@ class Contexts:
         self._names = itertools.count()
         self._boot = BOOT_ID.read_text().strip()
         self._busy: dict[int, set[str]] = {}  # digests that a sync or an open tree needs
+        self.sweep()  # what a daemon before this one, or another boot, has left
 
     def known(self, key: str) -> dict[bytes, Record]:
         """What is here of a context, by path; only files whose bytes are still there."""
@@ -94,19 +98,31 @@ class Contexts:
     def path(self, digest: str) -> Path:
         return self._blobs / digest
 
-    def usage(self) -> list[tuple[str, str, int, float]]:
-        """Key, name, bytes and time of last use of every context."""
-        found: list[tuple[str, str, int, float]] = []
-        for path in self._indices.iterdir():
+    def usage(self) -> list[Usage]:
+        """The contexts as entries of the build cache; a file that several of them have counts with the first."""
+        found: list[Usage] = []
+        seen: set[str] = set()
+        for path in sorted(self._indices.iterdir()):
             index = self._load(path)
-            if index is not None:
-                size = sum({record.digest: record.size for record in index.records}.values())
-                found.append((path.name, index.name, size, path.stat().st_mtime))
+            if index is None:
+                continue
+            fresh = {record.digest: record.size for record in index.records if record.digest not in seen}
+            seen.update(fresh)
+            status = path.stat()
+            size, used = status.st_size + sum(fresh.values()), status.st_mtime
+            what = f"local source for {index.name}"
+            found.append(Usage(path.name[:ID], "", LOCAL, what, False, False, size, used, used, 1))
         return found
 
-    def forget(self, file_name: str) -> None:
-        """Remove one context of `usage`; its bytes go with the next `sweep`."""
-        (self._indices / file_name).unlink(missing_ok=True)
+    def forget(self, ids: Iterable[str]) -> int:
+        """Remove contexts by their ids in `usage`; returns the bytes freed. What builds read now stays until then."""
+        wanted = frozenset(ids)
+        freed = 0
+        for path in list(self._indices.iterdir()):
+            if path.name[:ID] in wanted:
+                freed += path.stat().st_size
+                path.unlink()
+        return freed + self.sweep()
 
     def sweep(self) -> int:
         """Remove what no context needs; returns the bytes freed."""
@@ -141,6 +157,14 @@ class Contexts:
             return self.path(record.digest).stat().st_size == record.size
         except FileNotFoundError:
             return False
+
+
+def contexts_of(engine: Engine) -> Contexts:
+    """The daemon's, beside its content store; made by the first who asks."""
+    contexts = engine.kept.get(Contexts)
+    if contexts is None:
+        contexts = engine.kept[Contexts] = Contexts(engine.images.content.root.parent / "contexts")
+    return contexts
 
 
 class BlobWriter:

@@ -18,12 +18,12 @@ PROTOCOL = "h2c"
 
 def kit_of(engine: Engine) -> "Kit":
     """What the BuildKit services of this engine share; made by the first who asks."""
-    from longshore.api.buildkit.contexts import Contexts
+    from longshore.api.buildkit.contexts import contexts_of
     from longshore.api.buildkit.solving import Kit
 
     kit = engine.kept.get(Kit)
     if kit is None:
-        kit = engine.kept[Kit] = Kit(engine, Contexts(engine.images.content.root.parent / "contexts"))
+        kit = engine.kept[Kit] = Kit(engine, contexts_of(engine))
     return kit
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from longshore.api.buildkit.contexts import LOCAL
 from longshore.api.buildkit.messages_control import PruneRequest, UsageRecord
 from longshore.api.buildkit.solving import Kit
 from longshore.api.buildkit.wire import Timestamp
@@ -9,13 +10,11 @@ from longshore.build import usage
 from longshore.build.workshop import workshop_of
 from longshore.errors import InvalidArgument
 
-LOCAL = "source.local"  # BuildKit's word for a context of a client
-ID = 25  # characters of an id
-
 
 async def records(kit: Kit, filters: Sequence[str]) -> list[UsageRecord]:
     """Steps, cache mounts and contexts of clients. Raises InvalidArgument for a filter that is not known."""
-    found = [
+    entries = [*await usage.usage(workshop_of(kit.engine)), *kit.contexts.usage()]
+    found = (
         UsageRecord(
             id=entry.id,
             in_use=entry.in_use,
@@ -27,23 +26,10 @@ async def records(kit: Kit, filters: Sequence[str]) -> list[UsageRecord]:
             description=entry.description,
             record_type=entry.type,
             shared=entry.shared,
-            mutable=entry.type == "exec.cachemount",
+            mutable=entry.type in (LOCAL, "exec.cachemount"),
         )
-        for entry in await usage.usage(workshop_of(kit.engine))
-    ]
-    found += [
-        UsageRecord(
-            id=key[:ID],
-            size=size,
-            mutable=True,
-            created_at=_time(used),
-            last_used_at=_time(used),
-            usage_count=1,
-            description=f"local source for {name}",
-            record_type=LOCAL,
-        )
-        for key, name, size, used in kit.contexts.usage()
-    ]
+        for entry in entries
+    )
     return [record for record in found if _matches(record, filters)]
 
 
@@ -57,20 +43,15 @@ async def prune(kit: Kit, request: PruneRequest) -> list[UsageRecord]:
     if request.keep_duration:
         newest = max((_seconds(record) for record in before), default=0)
         chosen = [record for record in chosen if newest - _seconds(record) > request.keep_duration / 1e9]
-    removed: list[UsageRecord] = []
-    for key, *_ in kit.contexts.usage():
-        for record in chosen:
-            if record.id == key[:ID] and not request.reserved_space:
-                kit.contexts.forget(key)
-                removed.append(record)
-    kit.contexts.sweep()
+    contexts = [] if request.reserved_space else [each for each in chosen if each.record_type == LOCAL]
+    kit.contexts.forget(record.id for record in contexts)
     ids = [record.id for record in chosen if record.record_type != LOCAL]
-    if ids:
-        gone, _ = await usage.prune(
-            workshop_of(kit.engine), {"id": ids}, every=request.all, keep=request.reserved_space
-        )
-        removed += [record for record in chosen if record.id in gone]
-    return removed
+    if not ids:
+        return contexts
+    gone, _ = await usage.prune(
+        workshop_of(kit.engine), {"id": ids}, every=request.all, keep=request.reserved_space
+    )
+    return [*contexts, *(record for record in chosen if record.id in gone)]
 
 
 def _seconds(record: UsageRecord) -> int:
