@@ -663,11 +663,12 @@ class Images:
             found = Found(found.config, *_packed(known, self.content))
         manifest, manifest_type = _checked_manifest(found, id)
         pairs = list(zip(found.layers, diff_ids, strict=True))
-        await self._unpack(pairs, progress)
+        # Before thousands of new files: a file system's journal takes them along when it syncs the documents
         config_blob = _config_blob(manifest)
         for name in {id, config_blob}:
             await in_thread(self.content.put, found.config, name)
         digest = await in_thread(self.content.put, manifest)
+        await self._unpack(pairs, progress)
         layers = tuple(Layer(blob, diff_id, self.layers.size(diff_id)) for blob, diff_id in pairs)
         image = Image(
             id=id,
