@@ -1,11 +1,13 @@
 """POST /build: the classic builder's door."""
 
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from longshore.api.build_lines import ClassicLines, farewell
+from longshore.api.build_request import EventLines, event_line, extended, extension_of, secrets_of
 from longshore.api.buildkit.contexts import contexts_of
 from longshore.api.buildkit.routes import kit_of
 from longshore.api.http import AnyReply, Reply, Request, Route, Stream
@@ -31,14 +33,21 @@ async def build(request: Request) -> AnyReply:
         from longshore.api.buildkit import posted  # of BuildKit nothing is loaded before somebody asks for it
 
         return await posted.build(kit_of(request.engine), request)
-    options = build_options(request)
+    extension = extension_of(request.headers)
+    options = extended(build_options(request), extension)
+    secrets = secrets_of(extension)
     door = await _door(request, options)
+    door.secrets = secrets
+    door.agents = {id: Path(path) for id, path in extension.ssh.items()}
     try:
         prepared = await Builder(request.engine).prepare(options, door)
     except BaseException:
         door.close()
         raise
-    return Stream(_lines(request.engine, prepared, door, options, quiet=query.flag("q")))
+    if extension.check:
+        return Stream(_findings(prepared, door))
+    said = EventLines() if extension.events else ClassicLines()
+    return Stream(_lines(request.engine, prepared, door, said, options, quiet=query.flag("q")))
 
 
 async def _door(request: Request, options: BuildOptions) -> Upload:
@@ -92,12 +101,18 @@ def _json(request: Request, name: str, kind: type[T], *, empty: str = "{}") -> T
 
 
 async def _lines(
-    engine: Engine, prepared: Build, door: Upload, options: BuildOptions, *, quiet: bool
+    engine: Engine,
+    prepared: Build,
+    door: Upload,
+    said: "ClassicLines | EventLines",
+    options: BuildOptions,
+    *,
+    quiet: bool,
 ) -> AsyncIterator[bytes]:
-    events, classic = prepared.run(), ClassicLines()
+    events = prepared.run()
     try:
         async for event in events:
-            for line in classic.feed(event):
+            for line in said.feed(event):
                 if not quiet:
                     yield _encoded(line)
         image = await store(engine, prepared.result, options.tags)
@@ -110,6 +125,16 @@ async def _lines(
         yield _encoded({"errorDetail": detail, "error": str(error)})
     finally:
         await events.aclose()
+        await prepared.close()
+        door.close()
+
+
+async def _findings(prepared: Build, door: Upload) -> AsyncIterator[bytes]:
+    """What the linter says; nothing is built."""
+    try:
+        for warning in prepared.warnings:
+            yield _encoded(event_line(warning))
+    finally:
         await prepared.close()
         door.close()
 

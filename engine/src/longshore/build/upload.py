@@ -3,16 +3,19 @@
 import posixpath
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from longshore.build import git
 from longshore.build.context import receive_context
 from longshore.build.ports import ContextFiles, DockerfileSource, Wanted
 from longshore.build.remote import fetched_context, is_url
-from longshore.build.trees import TarTree, Tree, resolve
+from longshore.build.trees import Entry, TarTree, Tree, resolve
 from longshore.errors import InvalidArgument, NotFound
 from longshore.registry.auth import Credentials
 
+CONTEXTS = "/.longshore-contexts"  # below it the tar has the folders that are named contexts
 MAX_TEXT = 1 << 20  # of a Dockerfile or a .dockerignore
 
 
@@ -21,6 +24,8 @@ class Upload:
 
     def __init__(self, tree: TarTree, dockerfile: str, credentials: Mapping[str, Credentials]) -> None:
         self._tree, self._name, self._credentials = tree, dockerfile, credentials
+        self.secrets: Mapping[str, bytes] = {}
+        self.agents: Mapping[str, Path] = {}  # sockets of this host
 
     @classmethod
     async def receive(
@@ -54,16 +59,19 @@ class Upload:
         return DockerfileSource(self._name, data, ignore_of(self._tree, self._name))
 
     async def context(self, name: str, wanted: Wanted) -> ContextFiles:
-        if name:
+        if not name:
+            return Part(self._tree, "", hidden=CONTEXTS)
+        top = posixpath.join(CONTEXTS, name)
+        if self._tree.entry(top) is None:
             raise NotFound(f"the client has sent no context {name!r}")
-        return self._tree
+        return Part(self._tree, top)
 
     async def secret(self, id: str) -> bytes | None:
-        return None
+        return self.secrets.get(id)
 
     @asynccontextmanager
     async def ssh(self, id: str) -> AsyncGenerator[Path | None, None]:
-        yield None
+        yield self.agents.get(id)
 
     async def credentials(self, domain: str) -> Credentials | None:
         return self._credentials.get(domain)
@@ -71,6 +79,31 @@ class Upload:
     def close(self) -> None:
         """Twice is fine."""
         self._tree.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A folder of a tree as a tree of its own, or a whole one without a folder. The tree is closed by its owner."""
+
+    tree: Tree
+    top: str
+    hidden: str = ""
+
+    def entry(self, path: str) -> Entry | None:
+        if self.hidden and (path == self.hidden or path.startswith(f"{self.hidden}/")):
+            return None
+        found = self.tree.entry(f"{self.top}{path}".rstrip("/") or "/")
+        return replace(found, path=path) if found is not None else None
+
+    def children(self, path: str) -> list[str]:
+        names = self.tree.children(f"{self.top}{path}".rstrip("/") or "/")
+        return [name for name in names if posixpath.join(path, name) != self.hidden]
+
+    def open(self, entry: Entry) -> BinaryIO:
+        """By where the bytes are, which the new path does not change."""
+        return self.tree.open(replace(entry, path=f"{self.top}{entry.path}"))
+
+    def close(self) -> None: ...
 
 
 def read_text(tree: Tree, name: str) -> bytes | None:

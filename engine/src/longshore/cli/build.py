@@ -14,6 +14,9 @@ from typing import IO, Any
 
 import click
 
+from longshore.cli.build_extension import CONTEXTS, encoded, extension_of
+from longshore.cli.build_output import parse_output, write_output
+from longshore.cli.build_progress import PlainProgress, shown_checks, shown_warnings
 from longshore.cli.context import client
 from longshore.cli.create_request import extra_host, ulimit
 from longshore.cli.environment import labels
@@ -21,7 +24,7 @@ from longshore.cli.flags import command, flag, invalid, many, number, one, text
 from longshore.cli.output import emit
 from longshore.cli.progress import Progress, counted
 from longshore.cli.tar_pipe import tar_stream
-from longshore.errors import InvalidArgument
+from longshore.errors import EngineError, InvalidArgument
 from longshore.oci.ignore import Ignore
 from longshore.oci.units import parse_size
 
@@ -44,22 +47,52 @@ def context_paths(root: Path, ignore: Ignore, always: set[str]) -> Iterator[str]
     return walk("")
 
 
-def context_stream(root: Path, dockerfile: Path | IO[bytes] | None, name: str) -> Iterator[bytes]:
-    """The context as a tar; `dockerfile` is one outside of the context, sent as `name`. Raises EngineError."""
-    ignore_file = root / ".dockerignore"
-    ignore = Ignore(ignore_file.read_text() if ignore_file.is_file() else "")
-    paths = context_paths(root, ignore, {name, ".dockerignore"})
-    return tar_stream(lambda tar: _write_context(tar, root, paths, dockerfile, name), "the build context")
+def context_stream(
+    root: Path,
+    dockerfile: Path | IO[bytes] | None,
+    name: str,
+    more: Mapping[str, Path] | None = None,
+) -> Iterator[bytes]:
+    """The context as a tar; `dockerfile` is one outside of the context, sent as `name`. Raises EngineError.
+
+    `more`: folders that go along as named contexts.
+    """
+    own = root / f"{name}.dockerignore"
+    paths = context_paths(
+        root, _ignore_of(own if own.is_file() else root / ".dockerignore"), always_sent(name)
+    )
+
+    def write(tar: tarfile.TarFile) -> None:
+        _write_context(tar, root, paths, dockerfile, name)
+        for context, folder in (more or {}).items():
+            found = context_paths(folder, _ignore_of(folder / ".dockerignore"), set())
+            _write_context(tar, folder, found, None, "", prefix=f"{CONTEXTS}/{context}/")
+
+    return tar_stream(write, "the build context")
+
+
+def always_sent(name: str) -> set[str]:
+    """What the builder needs, ignored or not."""
+    return {name, ".dockerignore", f"{name}.dockerignore"}
+
+
+def _ignore_of(path: Path) -> Ignore:
+    return Ignore(path.read_text() if path.is_file() else "")
 
 
 def _write_context(
-    tar: tarfile.TarFile, root: Path, paths: Iterable[str], dockerfile: Path | IO[bytes] | None, name: str
+    tar: tarfile.TarFile,
+    root: Path,
+    paths: Iterable[str],
+    dockerfile: Path | IO[bytes] | None,
+    name: str,
+    prefix: str = "",
 ) -> None:
     for path in paths:
         mode = (root / path).lstat().st_mode
         if stat.S_ISSOCK(mode):
             continue
-        info = tar.gettarinfo(root / path, path)
+        info = tar.gettarinfo(root / path, prefix + path)
         info.uid = info.gid = 0  # as docker: who built it is nobody's business
         info.uname = info.gname = ""
         if info.isreg():
@@ -103,7 +136,10 @@ def _stdin_context(dockerfile: str) -> tuple[str, Iterator[bytes]]:
 @command("build")
 @many("--add-host", help="Name and address for /etc/hosts of RUN steps, name:ip.")
 @many("--build-arg", "build_args", help="NAME=VALUE for ARG, or the NAME of a variable of ours.")
+@many("--allow", help="Entitlement to give, network.host.", metavar="strings")
+@many("--build-context", "build_contexts", help="One more context, NAME=FOLDER|URL|docker-image://IMAGE.")
 @many("--cache-from", help="Image whose layers may be used.", metavar="strings")
+@flag("--check", help="Only look for mistakes in the Dockerfile.")
 @text("--cgroup-parent", help="Cgroup to put RUN steps below.")
 @flag("--compress", help="Send the files compressed.")
 @number("--cpu-period", help="Period of the CPU quota of RUN steps in microseconds.", default=0)
@@ -120,13 +156,19 @@ def _stdin_context(dockerfile: str) -> tuple[str, Iterator[bytes]]:
 @text("--memory-swap", help="Limit of memory and swap together; -1 is none.", metavar="bytes")
 @text("--network", help="Network of RUN steps.", default="default")
 @flag("--no-cache", help="Run every step.")
+@many("--no-cache-filter", help="Stage to run every step of.", metavar="strings")
+@many("-o", "--output", "outputs", help="FOLDER, - or type=local|tar|oci|docker|image,dest=PATH.")
+@text("--metadata-file", help="File to write what was built to, as JSON.")
 @text("--platform", help="os/arch[/variant] of the image.")
+@text("--progress", help="auto (the classic builder's steps), plain, rawjson or quiet.", default="auto")
 @flag("--pull", help="Ask the registry for newer base images.")
 @flag("-q", "--quiet", help="Print the image's id only.")
 @flag("--rm", help="Remove intermediate containers.", default=True)
+@many("--secret", "secrets", help="Secret for RUN --mount, id=ID[,src=FILE|env=VARIABLE].")
 @many("--security-opt", help="Security options of RUN steps.", metavar="strings")
 @text("--shm-size", help="Size of /dev/shm of RUN steps.", metavar="bytes")
 @flag("--squash", help="One layer of all steps.")
+@many("--ssh", help="Agent for RUN --mount=type=ssh, default or ID[=SOCKET].")
 @many("-t", "--tag", "tags", help="Name of the image, name:tag.")
 @text("--target", help="Stage to build.")
 @many("--ulimit", help="NAME=SOFT[:HARD] of RUN steps.", metavar="ulimit")
@@ -134,30 +176,88 @@ def _stdin_context(dockerfile: str) -> tuple[str, Iterator[bytes]]:
 def build_command(directory: str, dockerfile: str, **given: Any) -> None:
     """Build an image from a Dockerfile and the files of a folder; - reads a tar or a Dockerfile from standard input."""
     query = build_query(given)
+    exports = [parse_output(output) for output in given["outputs"]]
     remote = directory.startswith(("http://", "https://", "git://", "git@", "github.com/"))
     body: Iterator[bytes] | bytes = b""
+    extension = extension_of(given)
+    quiet = bool(given["quiet"]) or given["progress"] == "quiet"
     if remote:
-        query |= {"remote": directory, "dockerfile": dockerfile}
+        query |= {"remote": directory, "dockerfile": dockerfile or "Dockerfile"}
     else:
         name, outside, context = _context(directory, dockerfile)
         query["dockerfile"] = name
-        body = context if context is not None else context_stream(Path(directory), outside, name)
-        if not given["quiet"]:
-            body = counted(body, "sent")
-    headers = {"Content-Type": "application/x-tar", **_registry_logins()}
-    image = ""
-    progress = Progress(quiet=bool(given["quiet"]))
-    for message in client().request("POST", "/build", query, body, headers).lines():
-        if "aux" in message:
-            image = str(message["aux"].get("ID") or image)
-        else:
-            if given["quiet"] and str(message.get("stream", "")).startswith("sha256:"):
-                image = message["stream"].strip()
-            progress.feed(message)
-    if given["quiet"] and image:
-        emit(image)
+        body = (
+            context
+            if context is not None
+            else context_stream(Path(directory), outside, name, _folders(given))
+        )
+        body = body if quiet else counted(body, "sent")
+    headers = {"Content-Type": "application/x-tar", **_registry_logins(), **encoded(extension)}
+    lines = client().request("POST", "/build", query, body, headers).lines()
+    if given["check"]:
+        raise SystemExit(_checked(lines, str(query["dockerfile"])))
+    image = _shown(lines, given, quiet=quiet)
+    for export in exports:
+        write_output(client(), image, export, list(given["tags"]))
     if given["iidfile"]:
         Path(given["iidfile"]).write_text(image)
+    if given["metadata_file"]:
+        _write_metadata(Path(given["metadata_file"]), image, list(given["tags"]))
+
+
+def _shown(lines: Iterable[Mapping[str, Any]], given: Mapping[str, Any], *, quiet: bool) -> str:
+    """Show what the builder says; returns the id of the image. Raises EngineError."""
+    image = ""
+    progress = Progress(quiet=quiet)
+    plain = PlainProgress()
+    for message in lines:
+        if "aux" in message:
+            image = str(message["aux"].get("ID") or image)
+        elif given["progress"] == "rawjson":
+            sys.stderr.write(json.dumps(message) + "\n")
+            if "error" in message and "event" not in message:
+                raise EngineError(str(message["error"]))
+        elif given["progress"] == "plain":
+            plain.feed(message)
+        else:
+            if quiet and str(message.get("stream", "")).startswith("sha256:"):
+                image = message["stream"].strip()
+            progress.feed(message)
+    if given["progress"] == "plain":
+        sys.stderr.write(shown_warnings(plain.warnings))
+    if quiet and image:
+        emit(image)
+    return image
+
+
+def _checked(lines: Iterable[Mapping[str, Any]], name: str) -> int:
+    """--check: print the findings; returns the exit code."""
+    plain = PlainProgress()
+    for message in lines:
+        plain.feed(message)
+    sys.stdout.write(shown_checks(plain.warnings, name))
+    return 1 if plain.warnings else 0
+
+
+def _write_metadata(path: Path, image: str, tags: list[str]) -> None:
+    document: dict[str, Any] = {"containerimage.config.digest": image, "containerimage.digest": image}
+    if tags:
+        document["image.name"] = ",".join(tags)
+    path.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _folders(given: Mapping[str, Any]) -> dict[str, Path]:
+    """Named contexts that are folders here. Raises FlagError."""
+    found: dict[str, Path] = {}
+    for given_text in given["build_contexts"]:
+        name, _, value = given_text.partition("=")
+        if not name or not value:
+            raise invalid("--build-context", given_text, "write NAME=FOLDER")
+        if "://" not in value and not value.startswith("git@"):
+            if not Path(value).is_dir():
+                raise invalid("--build-context", given_text, f"there is no folder {value}")
+            found[name.lower()] = Path(value)
+    return found
 
 
 def build_query(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,12 +32,14 @@ class _Stream(io.RawIOBase):
         return size
 
 
-def unpack(pieces: Iterable[bytes], folder: Path, name: str, *, keep_owner: bool) -> None:
-    """Put the archive's only tree into `folder` as `name`; "" puts what is in it there.
+def unpack(
+    pieces: Iterable[bytes], folder: Path, name: str, *, keep_owner: bool, whole: bool = False
+) -> None:
+    """Put the archive's only tree into `folder` as `name`; "" puts what is in it there. `whole`: all that it has.
 
     Existing files are replaced. A symbolic link is never followed on the way to a file. Raises InvalidArgument.
     """
-    job = _Unpacking(folder, name, keep_owner=keep_owner)
+    job = _Unpacking(folder, name, keep_owner=keep_owner, whole=whole)
     try:
         stream = cast("Any", io.BufferedReader(_Stream(pieces), 1 << 17))
         with tarfile.open(fileobj=stream, mode="r|") as tar:
@@ -49,9 +51,9 @@ def unpack(pieces: Iterable[bytes], folder: Path, name: str, *, keep_owner: bool
 
 
 class _Unpacking:
-    def __init__(self, folder: Path, name: str, *, keep_owner: bool) -> None:
+    def __init__(self, folder: Path, name: str, *, keep_owner: bool, whole: bool = False) -> None:
         self._root, self._name, self._keep_owner = folder, name, keep_owner
-        self._top: str | None = None
+        self._top: str | None = "" if whole else None
         self._folders: list[tuple[list[str], tarfile.TarInfo]] = []  # their times change while they fill
 
     def _parts(self, text: str) -> list[str]:

@@ -101,6 +101,7 @@ class _Expansion:
         self.unknown, self.quotes = unknown, quotes
         self.position = 0
         self.depth = 0
+        self.size = 0  # of all values that were put in
 
     def wrong(self, why: str) -> InvalidArgument:
         return InvalidArgument(f"failed to process {self.text[:200]!r}", detail=why)
@@ -183,7 +184,14 @@ class _Expansion:
         value = self.variables.get(name)
         if value is None and self.unknown is not None:
             self.unknown.add(name)
+        self.grow(len(value or ""))
         return value
+
+    def grow(self, size: int) -> None:
+        """Raises InvalidArgument when so much more would be too much."""
+        self.size += size
+        if self.size > MAX_EXPANDED:
+            raise self.wrong(f"it expands to more than {MAX_EXPANDED} characters")
 
     def braces(self, name: str) -> str:
         """What stands after `${NAME`."""
@@ -198,19 +206,26 @@ class _Expansion:
         if operator[0] == "/":
             pattern = self.run("/", raw=True)
             replacement = self.run("}", raw=True)
-            return self.limited(_replaced(self.value(name) or "", pattern, replacement, operator == "//"))
+            return self.replaced(self.value(name) or "", pattern, replacement, everywhere=operator == "//")
         word = self.run("}", raw=operator[0] in "#%")
         if operator[0] in "#%":
             return _trimmed(self.value(name) or "", word, operator)
         return self.substitute(name, operator, word)
 
-    def limited(self, text: str) -> str:
-        if len(text) > MAX_EXPANDED:
-            raise self.wrong(f"it expands to more than {MAX_EXPANDED} characters")
-        return text
+    def replaced(self, value: str, pattern: str, replacement: str, *, everywhere: bool) -> str:
+        """${v/p/r} and ${v//p/r}. An escaped slash or brace in the replacement is meant as itself."""
+        text = re.sub(r"\\([/}])", r"\1", replacement)
+        expression = re.compile(_regex(pattern, greedy=True))
+
+        def put(_match: re.Match[str]) -> str:
+            self.grow(len(text))
+            return text
+
+        return expression.sub(put, value, count=0 if everywhere else 1)
 
     def substitute(self, name: str, operator: str, word: str) -> str:
         value = self.variables.get(name)
+        self.grow(len(value or ""))
         # With a colon an empty value counts as unset, as in the POSIX shell.
         present = bool(value) if operator.startswith(":") else value is not None
         match operator[-1]:
@@ -259,9 +274,3 @@ def _trimmed(value: str, pattern: str, operator: str) -> str:
     ends = re.compile(f"(?:{expression.pattern})\\Z")
     places = range(len(value) + 1) if len(operator) == 2 else range(len(value), -1, -1)
     return next((value[:place] for place in places if ends.match(value, place)), value)
-
-
-def _replaced(value: str, pattern: str, replacement: str, everywhere: bool) -> str:
-    """${v/p/r} and ${v//p/r}. An escaped slash or brace in the replacement is meant as itself."""
-    text = re.sub(r"\\([/}])", r"\1", replacement)
-    return re.sub(_regex(pattern, greedy=True), lambda _match: text, value, count=0 if everywhere else 1)
