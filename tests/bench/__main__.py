@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.bench import api_rows, floor, registry_rows, rows
+from tests.bench import api_rows, build_rows, floor, image_rows, registry_rows, rows
 from tests.bench.peers import Engine, both
 
 
@@ -59,6 +59,13 @@ ROWS = (
         lambda both: rows.alternately(both, 1, registry_rows.memory_of_a_large_pull),
         limit=150,
     ),
+    Row(
+        "cached build, 20 steps", "ms", 1 / 2, lambda both: rows.alternately(both, 5, build_rows.cached_build)
+    ),
+    Row("one uncached RUN", "ms", 1 / 4, lambda both: rows.alternately(both, 3, build_rows.uncached_run)),
+    Row("push of 200 MB of Debian", "s", 1, lambda both: rows.alternately(both, 2, image_rows.push)),
+    Row("load of 200 MB of Debian", "s", 1, lambda both: rows.alternately(both, 2, image_rows.load)),
+    Row("save of 200 MB of Debian", "s", 1, lambda both: rows.alternately(both, 2, image_rows.save)),
 )
 
 

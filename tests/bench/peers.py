@@ -67,6 +67,13 @@ class Client:
             raise RuntimeError(f"{method} {path}: {answer.status} {text.decode()}")
         return json.loads(text) if text[:1] in b"{[" and text else text
 
+    def stream(self, path: str, data: bytes, ending: str) -> None:
+        """POST a tar whose answer is a stream of messages. Raises RuntimeError when `ending` is not in it."""
+        self._connection.request("POST", path, data, {"Content-Type": "application/x-tar"})
+        text = self._connection.getresponse().read().decode()
+        if ending not in text:
+            raise RuntimeError(f"{path}: {text[-2000:]}")
+
     def create(self, *command: str, **config: object) -> str:
         return str(
             self.call("POST", "/v1.41/containers/create", {"Image": "busybox", "Cmd": command, **config})[

@@ -211,7 +211,7 @@ DEFENCES = (
              ("runtime/rootfs.py", "            mounts.mount_setattr(tree, attr_set=mounts.MOUNT_ATTR_RDONLY)\n            return _attach_over(layer, tree)", "            return _attach_over(layer, tree)")],
             ["16_what_a_step_writes_into_its_mounts_stays_in_no_layer"]),
     Defence("the build cache that no image is part of",
-            [("build/stage_run.py", "for image in self.work.cache_images or ():",
+            [("build/stage_run.py", "for image in (*(self.work.cache_images or ()), *self.work.imported):",
               "for image in self.work.workshop.engine.images.list():")],
             ["20_a_run_that_a_loaded_image_claims_to_have_done"]),
     Defence("the contents in the keys of the build cache",

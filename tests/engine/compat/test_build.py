@@ -273,3 +273,18 @@ def test_what_cannot_be_built(daemon: Any, text: str, status: int, problem: str)
 def test_a_network_of_its_own_choice(daemon: Any) -> None:
     built = good(daemon, "FROM busybox\nRUN --network=none ip -o link | wc -l > /n\n")
     assert output(daemon, built.id, "cat", "/n") == "1\n"
+
+
+def test_an_image_is_a_cache_when_it_is_named(daemon: Any) -> None:
+    text = "FROM busybox\nENV A=1\nCOPY a /a\nRUN date +%N > /t\n"
+    first = good(daemon, text, {"a": "1"}, t="source:1", nocache="1")
+    daemon.request("POST", "/build/prune?all=1")
+    assert daemon.request("GET", "/system/df")[1]["BuildCache"] == []
+    again = good(daemon, text, {"a": "1"}, cachefrom=["source:1"])
+    assert again.cached == 2
+    assert output(daemon, again.id, "cat", "/t") == output(daemon, first.id, "cat", "/t")
+    other = good(daemon, text, {"a": "2"}, cachefrom=["source:1"])
+    assert other.cached == 0
+    none = good(daemon, text, {"a": "1"}, cachefrom=["nosuch:1"])
+    assert none.cached == 0
+    daemon.docker("rmi", "-f", "source:1")

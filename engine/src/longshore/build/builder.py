@@ -26,7 +26,7 @@ from longshore.build.upload import Upload
 from longshore.build.workshop import Workshop, workshop_of
 from longshore.core.engine import Engine
 from longshore.core.images import Image
-from longshore.errors import InvalidArgument, NotFound
+from longshore.errors import EngineError, InvalidArgument, NotFound, Unsupported
 from longshore.oci.descriptor import parse_platform
 from longshore.oci.ignore import Ignore
 from longshore.oci.reference import parse_reference
@@ -51,6 +51,7 @@ class Builder:
             parse_reference(tag)
         for platform in options.platforms:
             parse_platform(platform)
+        check_cache(options)
         remote = await self._remote(options)
         try:
             source = await _dockerfile(door, remote)
@@ -97,6 +98,21 @@ async def _dockerfile(door: Door, remote: Upload | None) -> DockerfileSource:
         return await door.dockerfile()
     except InvalidArgument:
         return await remote.dockerfile()
+
+
+def check_cache(options: BuildOptions) -> None:
+    """Raises Unsupported for caches that we cannot read or write.
+
+    Inline needs nothing written: the history of an image that was built here tells which steps it was made of.
+    """
+    for entry in options.cache_imports:
+        if entry.type not in ("registry", "inline"):
+            raise Unsupported(f"cannot import a cache of type {entry.type!r}", hint="type=registry,ref=IMAGE")
+    for entry in options.cache_exports:
+        if entry.type != "inline":
+            raise Unsupported(
+                f"cannot export the cache as type {entry.type!r}", hint="type=inline, and push the image"
+            )
 
 
 def _text(data: bytes) -> str:
@@ -206,15 +222,21 @@ class Build:
             steps.append(plan.steps(before=sum(map(len, steps)), total=total, platform=shown))
         await self._events.put(Planned(tuple(step for one in steps for step in one.values())))
         sources = self._cache_images()
+        imported = await self._imported()
         for number, plan in enumerate(self._plans):
-            self._works.append(self._work(number, plan, steps[number], sources))
+            self._works.append(self._work(number, plan, steps[number], sources, imported))
         targets = (self._stage(number, plan.target) for number, plan in enumerate(self._plans))
         snapshots = await asyncio.gather(*targets)
         built = [await finished(work, snapshot) for work, snapshot in zip(self._works, snapshots, strict=True)]
         self._result = Result(tuple(built), self.warnings, self._options.annotations, self._works[0].epoch)
 
     def _work(
-        self, number: int, plan: Plan, steps: dict[int, Step], sources: tuple[Image, ...] | None
+        self,
+        number: int,
+        plan: Plan,
+        steps: dict[int, Step],
+        sources: tuple[Image, ...] | None,
+        imported: tuple[Image, ...],
     ) -> Work:
         options = self._options
         return Work(
@@ -230,7 +252,7 @@ class Build:
             lines=self.dockerfile.lines,
             remote=self.remote,
             cache_images=sources,
-            imported={},
+            imported=imported,
             emit=self._events.put,
             stage=partial(self._stage, number),
         )
@@ -259,6 +281,25 @@ class Build:
                 found.append(self._workshop.engine.images.get(name))
             except (NotFound, InvalidArgument):
                 continue
+        return tuple(found)
+
+    async def _imported(self) -> tuple[Image, ...]:
+        """The images of --cache-from type=registry; one that cannot be had is no reason not to build."""
+        images = self._workshop.engine.images
+        found: list[Image] = []
+        for entry in self._options.cache_imports:
+            name = entry.attributes.get("ref", "")
+            try:
+                found.append(images.get(name))
+                continue
+            except (NotFound, InvalidArgument):
+                pass
+            try:
+                reference = parse_reference(name).with_default_tag()
+                credentials = await self._door.credentials(reference.domain)
+                found.append(await images.pull(str(reference), auth=credentials, progress=lambda _message: None))
+            except EngineError as error:
+                await self._events.put(Note(f"importing cache from {name} failed: {error}"))
         return tuple(found)
 
     def _remarks(self) -> list[str]:

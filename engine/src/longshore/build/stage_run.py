@@ -360,11 +360,11 @@ class StageRun:
         record = self.work.workshop.cache.find(key)
         if record is not None and self.allowed(created_by, record.layer):
             return record
-        for image in self.work.cache_images or ():
+        for image in (*(self.work.cache_images or ()), *self.work.imported):
             step = next_of_image(image, self.state, source) if source else None
             if step is not None:
                 return self.remember(key, step.layer, description)
-        return self.work.imported.get(key)
+        return None
 
     def remember(self, key: str, layer: Layer | None, description: str) -> Record:
         now = time.time()

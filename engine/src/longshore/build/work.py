@@ -2,13 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from longshore.build import chain, git
-from longshore.build.cache import Record
 from longshore.build.chain import Snapshot
 from longshore.build.events import Done, Event, Failed, Started, Step, Transfer
 from longshore.build.options import BuildOptions
@@ -53,7 +52,7 @@ class Work:
     lines: tuple[str, ...]  # of the Dockerfile
     remote: Upload | None  # the main context, where the client does not have it
     cache_images: tuple[Image, ...] | None  # of --cache-from; None: all of the cache counts
-    imported: Mapping[str, Record]  # a cache that was brought along, by key
+    imported: tuple[Image, ...]  # of --cache-from type=registry: they answer, too
     emit: Emit
     stage: Callable[[Stage], Awaitable[Snapshot]]
     used_arguments: set[str] = field(default_factory=set[str])

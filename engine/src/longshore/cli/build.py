@@ -139,6 +139,7 @@ def _stdin_context(dockerfile: str) -> tuple[str, Iterator[bytes]]:
 @many("--allow", help="Entitlement to give, network.host.", metavar="strings")
 @many("--build-context", "build_contexts", help="One more context, NAME=FOLDER|URL|docker-image://IMAGE.")
 @many("--cache-from", help="Image whose layers may be used.", metavar="strings")
+@many("--cache-to", help="Where to keep the cache, type=inline.", metavar="strings")
 @flag("--check", help="Only look for mistakes in the Dockerfile.")
 @text("--cgroup-parent", help="Cgroup to put RUN steps below.")
 @flag("--compress", help="Send the files compressed.")
@@ -262,12 +263,13 @@ def _folders(given: Mapping[str, Any]) -> dict[str, Path]:
 
 def build_query(given: Mapping[str, Any]) -> dict[str, Any]:
     """The flags as the query of POST /build. Raises FlagError."""
+    images = [name for name in given["cache_from"] if "type=" not in name]
     sizes = {name: _size(given[name], name) for name in ("memory", "shm_size")}
     return {
         "t": list(given["tags"]),
         "buildargs": _build_args(given["build_args"]),
         "labels": labels(given["label_texts"]) or None,
-        "cachefrom": json.dumps(list(given["cache_from"])) if given["cache_from"] else None,
+        "cachefrom": json.dumps(images) if images else None,
         "cgroupparent": given["cgroup_parent"],
         "cpuperiod": given["cpu_period"] or None,
         "cpuquota": given["cpu_quota"] or None,

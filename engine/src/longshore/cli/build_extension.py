@@ -29,6 +29,8 @@ def extension_of(given: Mapping[str, Any]) -> dict[str, Any]:
         "no_cache_stages": list(given["no_cache_filter"]),
         "allow": list(given["allow"]),
         "rewrite_timestamp": any("rewrite-timestamp=true" in text for text in given["outputs"]),
+        "cache_from": [_cache(text) for text in given["cache_from"] if "type=" in text],
+        "cache_to": [_cache(text) for text in given["cache_to"]],
         "check": given["check"],
         "events": given["check"] or given["progress"] in ("plain", "rawjson"),
     }
@@ -65,6 +67,11 @@ def _secret(text: str) -> tuple[str, str]:
         except OSError as cause:
             raise invalid("--secret", text, f"{source}: {cause.strerror}") from cause
     return id, base64.b64encode(data).decode()
+
+
+def _cache(text: str) -> dict[str, object]:
+    fields = fields_of(text)
+    return {"type": fields.pop("type", "registry"), "attributes": fields}
 
 
 def _agent(text: str) -> tuple[str, str]:
