@@ -50,9 +50,7 @@ ROWS: dict[int, tuple[str, str]] = {
 }
 WITHOUT: dict[int, str] = {
     10: "the engine has no such hook: nothing can be skipped",
-    16: "RUN --mount does not exist yet: the tests come with it",
     17: "the engine runs no DNS server yet: the tests come with it",
-    20: "the tests come with the next work on builds",
 }
 
 
