@@ -188,6 +188,17 @@ def test_rotated_files_are_compressed_beside_the_output(tmp_path: Path) -> None:
     assert numbers == list(range(200 - len(numbers), 200))
 
 
+def test_a_compressor_that_is_about_to_end_is_followed_by_another(tmp_path: Path) -> None:
+    """It has seen that nothing is left, but still exists when the last file of all is rotated."""
+    writer = LogWriter(LogTarget(str(tmp_path / "log"), max_size=3000, max_files=3, compress=True))
+    writer._compressor = os.fork() or os._exit(time.sleep(0.2) or 0)
+    logrotate.compress_rotated(str(tmp_path / "log"), writer._done)  # in its place
+    writer.write("stdout", b"line\n" * 60)
+    writer.close()
+    os.waitpid(writer._compressor, 0)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log", "log.1.gz"]
+
+
 def test_what_a_killed_compressor_left_is_cleared_away(tmp_path: Path) -> None:
     path = tmp_path / "log"
     for name in ("log", "log.1", "log.2", "log.3", "log.gz.77.new", "log.new"):

@@ -10,6 +10,7 @@ No pathlib here: the monitor uses this (`records.py`).
 # ruff: noqa: PTH104, PTH110, PTH116, PTH118, PTH120, PTH208
 
 import fcntl
+import mmap
 import os
 import struct
 import time
@@ -115,24 +116,29 @@ def tidy(path: str, max_files: int) -> None:
         remove_file(name)
 
 
-def start_compressor(path: str) -> int:
-    """Compress rotated files in a process of its own, which ends by itself; its pid. Raises OSError."""
+def start_compressor(path: str, done: mmap.mmap) -> int:
+    """Compress rotated files in a process of its own, which ends by itself; its pid. Raises OSError.
+
+    `done` is shared memory of a byte: not 0 says that it looks for no more files. One that was rotated before the
+    caller has seen a 0 will be compressed.
+    """
+    done[0] = 0
     pid = os.fork()
     if pid:
         return pid
     try:
         os.closerange(3, 1 << 20)  # the container's pipes and clients are none of its business
         os.nice(10)
-        compress_rotated(path)
+        compress_rotated(path, done)
     except BaseException:  # the process boundary: what stays uncompressed is read as it is
         pass
     finally:
         os._exit(0)
 
 
-def compress_rotated(path: str) -> None:
-    """Compress what is not, oldest first, until everything is. Raises OSError."""
-    while (fd := _open_oldest(path)) is not None:
+def compress_rotated(path: str, done: mmap.mmap | None = None) -> None:
+    """Compress what is not, oldest first, until everything is; `done` as in `start_compressor`. Raises OSError."""
+    while (fd := _open_oldest(path, done)) is not None:
         try:
             status = os.fstat(fd)
             fresh = f"{path}.gz.{os.getpid()}.new"  # the compressor of the run before may be at it still
@@ -147,11 +153,13 @@ def compress_rotated(path: str) -> None:
             os.close(fd)
 
 
-def _open_oldest(path: str) -> int | None:
-    """Of those that are not compressed."""
+def _open_oldest(path: str, done: mmap.mmap | None) -> int | None:
+    """Of those that are not compressed. That there is none is told under the lock: no rotation falls between."""
     locked = lock(path, shared=True)
     try:
         plain = [name for name in names(path) if not name.endswith(".gz")]
+        if not plain and done is not None:
+            done[0] = 1
         return os.open(plain[-1], os.O_RDONLY | os.O_CLOEXEC) if plain else None
     finally:
         os.close(locked)

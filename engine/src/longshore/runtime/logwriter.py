@@ -4,6 +4,7 @@ The formats are in `logentries.py`, rotation and compression in `logrotate.py`. 
 monitor shares its memory with the zygote and stays small (`records.py`).
 """
 
+import mmap
 import os
 
 from longshore.runtime import logrotate
@@ -45,6 +46,8 @@ class LogWriter:
         self._fd = open_log(target) if fd is None else fd
         self._size = os.fstat(self._fd).st_size
         self._compressor = 0
+        if self.compress:
+            self._done = mmap.mmap(-1, 1)  # shared with the compressor
         if self.compress and any(not name.endswith(".gz") for name in logrotate.names(self.path)):
             self._start_compressor()  # the last run ended too soon for it
 
@@ -82,12 +85,13 @@ class LogWriter:
     def _start_compressor(self) -> None:
         """One at a time: it takes what is there until nothing is left."""
         try:
-            if self._compressor and os.waitpid(self._compressor, os.WNOHANG)[0] == 0:
+            # One that has seen the last file is about to end: no new one is to be missed by both
+            if self._compressor and os.waitpid(self._compressor, 0 if self._done[0] else os.WNOHANG)[0] == 0:
                 return
         except ChildProcessError:  # somebody else of this process has reaped it
             pass
         try:
-            self._compressor = logrotate.start_compressor(self.path)
+            self._compressor = logrotate.start_compressor(self.path, self._done)
         except OSError:  # no process to be had: the next rotation tries again
             self._compressor = 0
 
