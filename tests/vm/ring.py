@@ -14,7 +14,7 @@ from machine import ROOT, Machine, run, say
 
 HOME = ROOT / "build/vm-ring"
 PYTHON = "3.11"  # of the machine's suite
-TOOLS = ("pytest", "pytest-asyncio", "pytest-timeout", "docker")
+TOOLS = ("pytest", "pytest-asyncio", "pytest-timeout", "hypothesis", "docker")
 GLIBC = ("2_34", "2_28", "2_17", "2_12", "2_5")
 PLACE = "/opt/ring"
 COMMANDS = {"longshored": "longshore.daemon.main", "longshore": "longshore.cli.main"} | {
