@@ -77,10 +77,18 @@ def dependencies(wheel: Path, arch: str, cache: Path) -> Path:
         for own in (scratch / tag).glob("longshore-*.whl"):
             own.unlink()
     (scratch / "any").mkdir()
-    for pure in list(scratch.glob("cp*/*-none-any.whl")):
-        pure.replace(scratch / "any" / pure.name)
+    for shared in list(scratch.glob("cp*/*.whl")):
+        if shared.name.endswith("-none-any.whl") or _serves_all(shared):
+            shared.replace(scratch / "any" / shared.name)
     scratch.rename(folder)
     return folder
+
+
+def _serves_all(wheel: Path) -> bool:
+    """Whether pip chose this one file, of the stable ABI (PEP 384), for every Python, or has moved it already."""
+    places = [wheel.parent.parent / ("cp" + python.replace(".", "")) / wheel.name for python in PYTHONS]
+    moved = (wheel.parent.parent / "any" / wheel.name).exists()
+    return "-abi3-" in wheel.name and (moved or all(place.exists() for place in places))
 
 
 def write_bundle(target: Path, members: dict[str, Path | bytes]) -> None:
