@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
 
-from tests.bench.peers import Client, Engine, UnixConnection
+from tests.bench.peers import Engine, UnixConnection
 from tests.bench.registry_rows import MATERIAL, debian, registry_beside
 from tests.bench.rows import timed
 from tests.engine.compat import registry as registries
@@ -81,32 +81,42 @@ def _pieces(answer: object) -> Iterator[bytes]:
         yield data
 
 
+def _told(engine: Engine, path: str) -> bytes:
+    """The progress of a POST. Raises RuntimeError when it tells of an error."""
+    connection = UnixConnection(engine.socket)
+    with contextlib.closing(connection):
+        connection.request("POST", path, b"{}", {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        text = answer.read()
+    if answer.status >= 400 or b'"error"' in text:
+        raise RuntimeError(f"POST {path}: {answer.status} {text[-500:]!r}")
+    return text
+
+
 @contextlib.contextmanager
-def _pulled(engine: Engine) -> Generator[Client, None, None]:
-    """The image from one registry under a name of another one, so that nothing can be mounted."""
+def _pulled(engine: Engine) -> Generator[str, None, None]:
+    """The name of the image in another registry than it was pulled from, so that nothing can be mounted."""
+    with registry_beside(engine) as address:
+        _told(engine, f"/v1.41/images/create?fromImage={address}/debian&tag=1")
+    name = f"127.0.0.1:{EMPTY_PORT}/debian"
     with contextlib.closing(engine.client()) as client:
-        with registry_beside(engine) as address:
-            text = client.call("POST", f"/v1.41/images/create?fromImage={address}/debian&tag=1")
-            if b'"error"' in text:
-                raise RuntimeError(f"pull: {text[-500:]!r}")
-        client.call("POST", f"/v1.41/images/{address}/debian:1/tag?repo=127.0.0.1:{EMPTY_PORT}/debian&tag=1")
-        yield client
-        for host in (address, f"127.0.0.1:{EMPTY_PORT}"):
-            client.call("DELETE", f"/v1.41/images/{host}/debian:1?force=1")
+        client.call("POST", f"/v1.41/images/{address}/debian:1/tag?repo={name}&tag=1")
+    yield name
+    for each in (f"{address}/debian", name):
+        _forget(engine, f"{each}:1")
 
 
 def push(engine: Engine) -> float:
     """Seconds of a push of the pulled image to an empty registry."""
     enter = ["nsenter", f"--net=/proc/{engine.process.pid}/ns/net"]
 
-    def send(client: Client, address: str) -> None:
-        text = client.call("POST", f"/v1.41/images/{address}/debian/push?tag=1", {})
-        if b'"error"' in text or b"digest: sha256:" not in text:
-            raise RuntimeError(f"push: {text[-500:]!r}")
+    def send(name: str) -> None:
+        if b"digest: sha256:" not in _told(engine, f"/v1.41/images/{name}/push?tag=1"):
+            raise RuntimeError("the push tells of no digest")
 
     with (
-        _pulled(engine) as client,
+        _pulled(engine) as name,
         tempfile.TemporaryDirectory(prefix="bench-registry", dir="/var/tmp") as folder,
-        registries.running_registry(Path(folder), port=EMPTY_PORT, enter=enter) as address,
+        registries.running_registry(Path(folder), port=EMPTY_PORT, enter=enter),
     ):
-        return timed(lambda: send(client, address))
+        return timed(lambda: send(name))

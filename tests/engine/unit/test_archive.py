@@ -120,6 +120,22 @@ def test_layers_as_no_registry_takes_them_are_kept_plain(store: ContentStore, pa
     assert found.layers == (Descriptor(OCI_LAYER, str(sha256_of(LAYER)), len(LAYER)),)
 
 
+def test_what_is_no_image_is_left_beside(store: ContentStore) -> None:
+    image, empty = manifest(CONFIG, LAYER), b"{}"
+    signature = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": descriptor("application/vnd.oci.empty.v1+json", empty),
+            "layers": [descriptor("application/vnd.example.signature", b"signed")],
+            "subject": descriptor(OCI_MANIFEST, image),
+        }
+    ).encode()
+    entries = [descriptor(OCI_MANIFEST, signature), descriptor(OCI_MANIFEST, image)]
+    (found,) = read(store, files(layout(*entries, blobs=(signature, empty, b"signed", image, CONFIG, LAYER))))
+    assert found.config == CONFIG
+
+
 def test_the_wanted_platform_is_the_only_one_kept(store: ContentStore) -> None:
     other = CONFIG.replace(b"amd64", b"s390x")
     mine, foreign = manifest(CONFIG, LAYER), manifest(other, BIG)

@@ -194,7 +194,7 @@ def test_the_platform_that_runs_here_is_not_given_up() -> None:
     content = Content()
     top, parts = index(content)
     found = variants(top, content)
-    runs = found[0].parts[0].blob
+    runs = found[0].image_id
     assert plan_drop(found, [ARM64], "app", runs) == [parts[1]["digest"]]
     with pytest.raises(Conflict, match="cannot be forced"):
         plan_drop(found, [AMD64], "app", runs)

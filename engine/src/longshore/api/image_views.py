@@ -108,7 +108,7 @@ def manifest_view(variant: Variant, image: Image, users: Sequence[str]) -> dict[
     """One entry of `Manifests`. `users`: ids of the containers of `image`, which is unpacked."""
     content = variant.descriptor.size + sum(part.size for part in variant.parts)
     content -= sum(part.size for part in variant.missing)
-    mine = bool(variant.parts) and variant.parts[0].blob == image.id
+    mine = variant.image_id == image.id
     unpacked = image.size if mine else 0
     descriptor = msgspec.structs.replace(variant.descriptor, platform=None)
     view: dict[str, Any] = {

@@ -539,7 +539,7 @@ class Images:
         """
         image, found = await self.variants(name)
         one = choose(found, platform, name)
-        known = self._catalog.by_id(one.parts[0].blob)
+        known = self._catalog.by_id(one.image_id)
         return known or foreign_image(one, image)
 
     def _remove(self, image: Image, name: str, *, force: bool, prune: bool) -> _Records:

@@ -18,7 +18,7 @@ def foreign_image(one: Variant, shown: Image) -> Image:
         for descriptor, diff_id in zip(one.parts[1:], config.rootfs.diff_ids, strict=False)
     )
     return Image(
-        id=one.parts[0].blob,
+        id=one.image_id,
         config=config,
         raw_config=one.raw_config,
         layers=layers,
@@ -36,7 +36,7 @@ def plan_drop(found: Sequence[Variant], platforms: Sequence[Platform], name: str
     gone: list[str] = []
     for platform in platforms:
         one = choose(found, platform, name)
-        if one.parts[0].blob == id:
+        if one.image_id == id:
             raise Conflict(
                 f"conflict: unable to delete {id.short} (cannot be forced) - {platform} is the platform that {name} runs on",
                 hint="remove the image as a whole",

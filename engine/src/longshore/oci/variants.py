@@ -11,7 +11,7 @@ import msgspec
 
 from longshore.errors import InvalidArgument, NotFound, Unsupported
 from longshore.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor, Platform
-from longshore.oci.digest import Digest
+from longshore.oci.digest import Digest, sha256_of
 from longshore.oci.image_config import ImageConfig, parse_image_config
 from longshore.oci.manifest import MAX_MANIFEST, Index, Manifest, parse_manifest, parts_of
 
@@ -42,6 +42,11 @@ class Variant:
     @property
     def available(self) -> bool:
         return not self.missing
+
+    @property
+    def image_id(self) -> Digest:
+        """What the engine calls the image, whatever algorithm the manifest names its config by."""
+        return sha256_of(self.raw_config)
 
     @property
     def attests(self) -> str:

@@ -15,8 +15,10 @@ import msgspec
 
 from longshore.errors import InvalidArgument, NotFound
 from longshore.oci.descriptor import (
+    DOCKER_CONFIG,
     INDEX_TYPES,
     MANIFEST_TYPES,
+    OCI_CONFIG,
     OCI_INDEX,
     OCI_LAYER,
     OCI_LAYER_GZIP,
@@ -27,9 +29,9 @@ from longshore.oci.descriptor import (
 )
 from longshore.oci.digest import Digest, sha256_of
 from longshore.oci.image_config import parse_image_config
-from longshore.oci.manifest import MAX_LAYERS, MAX_MANIFEST, Index, parse_manifest
+from longshore.oci.manifest import MAX_LAYERS, MAX_MANIFEST, Index, parse_manifest, parts_of
 from longshore.oci.reference import Reference, parse_reference
-from longshore.oci.variants import Variant, choose, variants, walk
+from longshore.oci.variants import Variant, choose, read_document, variants, walk
 from longshore.storage.compression import CompressionError, decompressed, detect
 from longshore.storage.content import ContentStore
 from longshore.storage.tarstream import (
@@ -240,13 +242,24 @@ def _from_layout(members: _Members, platform: Platform | None) -> list[Found]:
     if members.has_file("manifest.json"):
         tags = {members.digest(e.config): _canonical(e.repo_tags or ()) for e in _manifest_entries(members)}
     found: dict[tuple[Digest, Descriptor | None], Found] = {}
-    for descriptor in _of_platform(index.manifests, platform or host_platform()):
+    images = [one for one in index.manifests if not _is_artifact(members, one)]
+    for descriptor in _of_platform(images, platform or host_platform()):
         image = _layout_image(members, descriptor, platform)
         key = sha256_of(image.config), image.target
         names = (*_names(descriptor), *tags.get(key[0], ()))
         known = found[key].references if key in found else ()
         found[key] = replace(image, references=tuple(dict.fromkeys((*known, *names))))
     return list(found.values())
+
+
+def _is_artifact(members: _Members, descriptor: Descriptor) -> bool:
+    """A signature, an SBOM or the like beside the images: it has no image config."""
+    if descriptor.artifact_type:
+        return True
+    if descriptor.media_type not in MANIFEST_TYPES:
+        return False
+    parts = parts_of(read_document(members, descriptor.blob) or b"")
+    return bool(parts) and parts[0].media_type not in (OCI_CONFIG, DOCKER_CONFIG)
 
 
 def _of_platform(descriptors: Sequence[Descriptor], platform: Platform) -> list[Descriptor]:
