@@ -13,7 +13,7 @@ from tests.engine.images import docker_archive
 
 from longshore.core.database import Database
 from longshore.core.events import EventBus
-from longshore.core.images import Images
+from longshore.core.images.facade import Images
 from longshore.errors import EngineError
 
 CANARY = "CANARY"  # replaced by the absolute path of a directory outside, in names and link targets
@@ -125,8 +125,8 @@ async def test_attack_07_import_and_load_stay_inside(
     images = Images(database, lab.content, lab.layers, EventBus())
     before, data = around(tmp_path), aimed(CORPUS[name], canary)
     for send in (
-        lambda: images.import_(chunks(data), "evil:1"),
-        lambda: images.load(chunks(docker_archive([data], "evil:2", {})), lambda _message: None),
+        lambda: images.archives.import_(chunks(data), "evil:1"),
+        lambda: images.archives.load(chunks(docker_archive([data], "evil:2", {})), lambda _message: None),
     ):
         if name in REFUSED:
             with pytest.raises(EngineError, match="invalid layer"):
@@ -136,7 +136,7 @@ async def test_attack_07_import_and_load_stay_inside(
         else:
             await send()
     assert around(tmp_path) == before
-    await images.close()
+    await images.shelf.close()
     database.close()
 
 
@@ -150,7 +150,7 @@ async def test_attack_07_an_archive_of_images_with_such_names_writes_no_file(
     images = Images(database, lab.content, lab.layers, EventBus())
     before = around(tmp_path)
     with pytest.raises(EngineError, match="invalid image archive"):
-        await images.load(chunks(aimed(CORPUS[name], canary)), lambda _message: None)
+        await images.archives.load(chunks(aimed(CORPUS[name], canary)), lambda _message: None)
     assert around(tmp_path) == before
     assert lab.content.list() == []
     database.close()

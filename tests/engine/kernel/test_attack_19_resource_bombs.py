@@ -15,7 +15,7 @@ from tests.engine.images import docker_archive
 
 from longshore.core.database import Database
 from longshore.core.events import EventBus
-from longshore.core.images import Images
+from longshore.core.images.facade import Images
 from longshore.errors import EngineError, InvalidArgument
 from longshore.oci.digest import sha256_of
 from longshore.storage.layers import EMPTY_LAYER, Limits
@@ -134,7 +134,7 @@ async def test_attack_19_hostile_archives_are_refused_and_leave_nothing(
     lab, database = Lab(tmp_path), Database(tmp_path / "db")
     images = Images(database, lab.content, lab.layers, EventBus())
     with pytest.raises(InvalidArgument, match=words):
-        await images.load(chunks(archive), lambda _message: None)
+        await images.archives.load(chunks(archive), lambda _message: None)
     assert images.list() == []
     assert lab.content.list() == []
     assert lab.leftovers() == []

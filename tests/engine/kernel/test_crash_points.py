@@ -20,8 +20,8 @@ from tests.engine.images import docker_archive
 
 from longshore.core.database import Database
 from longshore.core.events import EventBus
-from longshore.core.images import Images
-from longshore.core.images_why import Reasons
+from longshore.core.images.facade import Images
+from longshore.core.images.why import Reasons
 from longshore.core.storage_check import Stores
 from longshore.core.storage_repair import Upkeep
 from longshore.registry.client import RegistryClient
@@ -42,38 +42,38 @@ class World(Lab):
         self.images = Images(self.database, self.content, self.layers, events, RegistryClient())
         stores = Stores(
             self.database,
-            self.images,
-            self.images.catalog,
+            self.images.shelf,
+            self.images.shelf.catalog,
             self.content,
             self.layers,
             Snapshots(root / "snapshots"),
         )
-        reasons = Reasons(self.images, self.images.catalog, lambda _id: ())
+        reasons = Reasons(self.images, self.images.shelf.catalog, lambda _id: ())
         self.upkeep = Upkeep(root, self.images, stores, tuple, reasons)
 
 
 async def load(world: World) -> None:
-    await world.images.load(chunks(docker_archive(LAYERS, "app:1", {})), lambda _m: None)
+    await world.images.archives.load(chunks(docker_archive(LAYERS, "app:1", {})), lambda _m: None)
 
 
 async def pull(world: World) -> None:
     assert world.registry is not None
     name = f"{world.registry.address}/app:1"
-    image = await world.images.pull(name, platform="linux/amd64", progress=lambda _m: None)
+    image = await world.images.transfer.pull(name, platform="linux/amd64", progress=lambda _m: None)
     world.images.tag(str(image.id), "app:1")
 
 
 async def remove(world: World) -> None:
     if any("app:1" in image.tags for image in world.images.list()):
         await world.images.remove("app:1")
-    await world.images.collect()
+    await world.images.shelf.collect()
 
 
 async def commit(world: World) -> None:
     upper = world.root / "upper"
     upper.mkdir(exist_ok=True)
     (upper / "file").write_bytes(b"x" * 70_000)
-    (image,) = await world.images.load(chunks(docker_archive(LAYERS, "base:1", {})), lambda _m: None)
+    (image,) = await world.images.archives.load(chunks(docker_archive(LAYERS, "base:1", {})), lambda _m: None)
     made = await world.images.commit(image, upper, image.config)
     world.images.tag(str(made.id), "app:1")
 
@@ -139,7 +139,7 @@ async def judged(root: Path, operation: Operation, registry: FakeRegistry | None
     await look("after the next try")
     if gone == any("app:1" in image.tags for image in world.images.list()):
         wrong.append("the next try has not done it")
-    await world.images.close()
+    await world.images.shelf.close()
     world.database.close()
     return wrong
 

@@ -14,7 +14,8 @@ from tests.engine.images import busybox_layer, busybox_tar, docker_archive
 
 from longshore.core.database import Database
 from longshore.core.events import EventBus
-from longshore.core.images import Image, Images
+from longshore.core.images.facade import Images
+from longshore.core.images.model import Image
 from longshore.errors import Conflict, InvalidArgument, NotFound, Unavailable, Unsupported
 from longshore.oci.descriptor import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor
 from longshore.oci.digest import sha256_of
@@ -39,21 +40,21 @@ class World(Lab):
         self.said: list[dict[str, object]] = []
 
     async def load(self, data: bytes) -> list[Image]:
-        return await self.images.load(chunks(data), self.hear)
+        return await self.images.archives.load(chunks(data), self.hear)
 
     def hear(self, message: dict[str, object]) -> None:
         if "stream" in message:  # progress apart
             self.said.append(message)
 
     async def save(self, *names: str) -> bytes:
-        return b"".join([piece async for piece in self.images.save(names)])
+        return b"".join([piece async for piece in self.images.archives.save(names)])
 
     async def reopen(self) -> "World":
         await self.close()
         return World(self.root)
 
     async def close(self) -> None:
-        await self.images.close()
+        await self.images.shelf.close()
         self.database.close()
 
     def assert_empty(self) -> None:
@@ -210,7 +211,7 @@ async def test_a_client_that_goes_away_leaves_nothing(world: World) -> None:
         yield busybox_tar()[:500_000]
         await asyncio.sleep(60)
 
-    task = asyncio.create_task(world.images.load(endless(), world.said.append))
+    task = asyncio.create_task(world.images.archives.load(endless(), world.said.append))
     await asyncio.sleep(0.3)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -231,7 +232,7 @@ async def test_the_loop_stays_responsive_while_a_large_image_comes_in(world: Wor
 
 
 async def test_import_applies_changes(world: World) -> None:
-    image = await world.images.import_(
+    image = await world.images.archives.import_(
         chunks(gzip.compress(busybox_layer())), "imp:1", ['CMD ["sh"]', "ENV A=b", "EXPOSE 80"], "from a test"
     )
     assert image.tags == ("imp:1",)
@@ -240,9 +241,9 @@ async def test_import_applies_changes(world: World) -> None:
     assert (await world.images.history("imp:1"))[0]["Comment"] == "from a test"
     assert image.layers[0].diff_id == sha256_of(busybox_layer())
     with pytest.raises(InvalidArgument):
-        await world.images.import_(chunks(b"no tar" * 1000), "imp:2")
+        await world.images.archives.import_(chunks(b"no tar" * 1000), "imp:2")
     with pytest.raises(InvalidArgument):
-        await world.images.import_(chunks(b""), "imp:3", ["RUN x"])
+        await world.images.archives.import_(chunks(b""), "imp:3", ["RUN x"])
     await world.images.remove("imp:1")
     world.assert_empty()
 
@@ -309,7 +310,7 @@ async def test_images_from_blobs_that_are_here(world: World) -> None:
         await world.images.add(config, descriptors, manifest, references=["app:1"])
     world.assert_empty()
     world.content.put(ONE)
-    await world.images.collect()  # shipped blobs wait for their image
+    await world.images.shelf.collect()  # shipped blobs wait for their image
     again = await world.images.add(config, descriptors, manifest, references=["app:1"])
     assert (again.id, again.manifest, again.tags) == (image.id, image.manifest, ("app:1",))
     with pytest.raises(InvalidArgument, match="describes another image"):
@@ -324,7 +325,7 @@ async def test_images_from_blobs_that_are_here(world: World) -> None:
 async def test_removal_minds_containers(world: World) -> None:
     (image,) = await world.load(docker_archive([ONE], "app:1", {}))
     users = ["c" * 64]
-    world.images.in_use = lambda id: users if id == image.id else []
+    world.images.shelf.in_use = lambda id: users if id == image.id else []
     with pytest.raises(
         Conflict, match=f"container {'c' * 12} is using its referenced image {image.id.short}"
     ):
@@ -337,7 +338,7 @@ async def test_removal_minds_containers(world: World) -> None:
     assert world.images.rootfs(world.images.get(str(image.id)))
     assert world.layers.has(image.layers[0].diff_id)
     users.clear()
-    await world.images.collect()
+    await world.images.shelf.collect()
     world.assert_empty()
 
 
@@ -385,7 +386,7 @@ async def test_prune(world: World) -> None:
     assert freed > len(TWO)
     assert len(world.images.list()) == 2
     kept = world.images.get("app:1").id
-    world.images.in_use = lambda id: ["c"] if id == kept else []
+    world.images.shelf.in_use = lambda id: ["c"] if id == kept else []
     await world.images.prune({"dangling": ["false"]})
     assert [image.id for image in world.images.list()] == [kept]
     with pytest.raises(InvalidArgument, match="invalid filter"):
@@ -446,8 +447,8 @@ class Registry:
 
 
 async def test_pull(world: World) -> None:
-    world.images.registry = registry = Registry([ONE, TWO])
-    image = await world.images.pull("app:1", platform="linux/amd64", progress=world.said.append)
+    world.images.transfer.registry = registry = Registry([ONE, TWO])
+    image = await world.images.transfer.pull("app:1", platform="linux/amd64", progress=world.said.append)
     assert registry.seen == [("docker.io/library/app:1", "linux/amd64", "")]
     assert image.tags == ("app:1",)
     assert image.digests == (f"app@{image.manifest.digest}",)
@@ -458,7 +459,7 @@ async def test_pull(world: World) -> None:
         f"Digest: {image.manifest.digest}",
         "Status: Downloaded newer image for app:1",
     ]
-    await world.images.pull("app:1", progress=world.said.append)
+    await world.images.transfer.pull("app:1", progress=world.said.append)
     assert world.said[-1] == {"status": "Status: Image is up to date for app:1"}
     await world.images.remove("app:1")
     world.assert_empty()
@@ -479,21 +480,21 @@ async def test_pull(world: World) -> None:
 async def test_a_failed_pull_leaves_nothing(
     world: World, failure: Exception, error: type[Exception], words: str
 ) -> None:
-    world.images.registry = Registry([ONE], fail=failure)
+    world.images.transfer.registry = Registry([ONE], fail=failure)
     with pytest.raises(error, match=words):
-        await world.images.pull("app:1", progress=world.said.append)
+        await world.images.transfer.pull("app:1", progress=world.said.append)
     world.assert_empty()
 
 
 async def test_pull_without_a_registry(world: World) -> None:
     with pytest.raises(Unavailable, match="no registry client is configured"):
-        await world.images.pull("app:1", progress=world.said.append)
+        await world.images.transfer.pull("app:1", progress=world.said.append)
 
 
 async def test_collecting_never_takes_what_comes_in_meanwhile(world: World) -> None:
     async def collect() -> None:
         for _ in range(30):
-            await world.images.collect()
+            await world.images.shelf.collect()
 
     archives = [
         docker_archive([tar(entry(f"f{n}", b"x" * 300_000))], f"app:{n}", {"Cmd": [str(n)]}) for n in range(8)

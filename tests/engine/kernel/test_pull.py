@@ -13,7 +13,8 @@ from tests.engine.fake_registry import Answer, Asked, FakeRegistry, digest, runn
 
 from longshore.core.database import Database
 from longshore.core.events import EventBus
-from longshore.core.images import Image, Images
+from longshore.core.images.facade import Images
+from longshore.core.images.model import Image
 from longshore.errors import InvalidArgument, OutOfSpace, Unavailable
 from longshore.kernel import mounts
 from longshore.oci.digest import parse_digest
@@ -41,7 +42,7 @@ class World(Lab):
             self.said.append(str(message["status"]))
 
         name = f"{self.registry.address}/app:{tag}"
-        return await self.images.pull(name, platform="linux/amd64", progress=progress)
+        return await self.images.transfer.pull(name, platform="linux/amd64", progress=progress)
 
     async def reopen(self) -> "World":
         await self.close()
@@ -50,7 +51,7 @@ class World(Lab):
         return again
 
     async def close(self) -> None:
-        await self.images.close()
+        await self.images.shelf.close()
         self.database.close()
 
 
@@ -211,7 +212,7 @@ async def test_prune_takes_a_pulled_image_that_others_are_made_of_by_all_its_nam
     assert len(image.references) == 2
     child = await world.images.commit(image, None, image.config)
     world.images.tag(str(child.id), "child:1")
-    world.images.in_use = lambda id: ["web"] if id == child.id else []
+    world.images.shelf.in_use = lambda id: ["web"] if id == child.id else []
     records, _ = await world.images.prune({"dangling": ["false"]})
     assert [list(record) for record in records] == [["Untagged"], ["Untagged"]]
     assert world.images.get(str(image.id)).references == ()

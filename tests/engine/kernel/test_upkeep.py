@@ -13,8 +13,9 @@ from tests.engine.images import docker_archive
 
 from longshore.core.database import Database
 from longshore.core.events import EventBus
-from longshore.core.images import Image, Images
-from longshore.core.images_why import Reasons
+from longshore.core.images.facade import Images
+from longshore.core.images.model import Image
+from longshore.core.images.why import Reasons
 from longshore.core.storage_check import Stores
 from longshore.core.storage_repair import Upkeep
 from longshore.errors import InvalidArgument, NotFound
@@ -39,17 +40,22 @@ class World(Lab):
         self.snapshots = Snapshots(root / "snapshots")
         self.containers: list[str] = []
         stores = Stores(
-            self.database, self.images, self.images.catalog, self.content, self.layers, self.snapshots
+            self.database,
+            self.images.shelf,
+            self.images.shelf.catalog,
+            self.content,
+            self.layers,
+            self.snapshots,
         )
         reasons = Reasons(
             self.images,
-            self.images.catalog,
-            lambda id: [(name, "running") for name in self.images.in_use(id)],
+            self.images.shelf.catalog,
+            lambda id: [(name, "running") for name in self.images.shelf.in_use(id)],
         )
         self.upkeep = Upkeep(root, self.images, stores, lambda: self.containers, reasons)
 
     async def load(self, layers: list[bytes], name: str = "app:1") -> Image:
-        (image,) = await self.images.load(chunks(docker_archive(layers, name, {})), lambda _m: None)
+        (image,) = await self.images.archives.load(chunks(docker_archive(layers, name, {})), lambda _m: None)
         return image
 
     async def found(self, *, deep: bool = False) -> list[tuple[str, str]]:
@@ -66,7 +72,7 @@ class World(Lab):
         return World(self.root)
 
     async def close(self) -> None:
-        await self.images.close()
+        await self.images.shelf.close()
         self.database.close()
 
 
@@ -166,7 +172,7 @@ async def test_what_the_build_cache_needs_is_not_left_over(world: World) -> None
     """Fails when a doctor's round empties the build cache."""
     world.unpack(TWO)
     world.content.release(world.content.holds())
-    world.images.holders.append(Cache(set(world.content.list()), set(world.layers.list())))
+    world.images.shelf.holders.append(Cache(set(world.content.list()), set(world.layers.list())))
     assert (await world.found())[0][0] == "ok"
     assert "build cache, unpacked" in {share.what for share in await world.upkeep.usage()}
 
@@ -203,7 +209,7 @@ async def test_why(world: World) -> None:
     image = await world.load([ONE])
     child = await world.images.commit(image, None, image.config)
     world.images.tag(str(child.id), "child:1")
-    world.images.in_use = lambda id: ["web"] if id == image.id else []
+    world.images.shelf.in_use = lambda id: ["web"] if id == image.id else []
     assert world.held_by("app:1") == [
         ("tag", "app:1", ""),
         ("container", "web", "running"),
@@ -216,7 +222,7 @@ async def test_why(world: World) -> None:
     assert set(world.held_by(layer.diff_id.short)) == wanted
     assert world.held_by(image.manifest.digest) == [("image", str(image.id), "manifest of app:1")]
     layer_held = Cache({layer.descriptor.blob}, {layer.diff_id})
-    world.images.holders.append(layer_held)
+    world.images.shelf.holders.append(layer_held)
     assert ("build cache", "a step of a build", "longshore system prune frees it") in world.held_by(
         layer.descriptor.digest
     )

@@ -2,8 +2,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from longshore.core.images_filters import filter_images, history_of
-from longshore.core.images_model import Image, Layer
+from longshore.core.images.filters import filter_images, history_of
+from longshore.core.images.model import Image, Layer
 from longshore.errors import InvalidArgument, NotFound
 from longshore.oci.descriptor import OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor
 from longshore.oci.digest import Digest, sha256_of

@@ -2,8 +2,8 @@
 
 import pytest
 
-from longshore.core.images_model import Image
-from longshore.core.images_removal import Surroundings, plan_removal
+from longshore.core.images.model import Image
+from longshore.core.images.removal import Surroundings, plan_removal
 from longshore.errors import Conflict
 from longshore.oci.descriptor import OCI_MANIFEST, Descriptor
 from longshore.oci.digest import Digest, sha256_of

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from longshore.core.images_platforms import plan_drop
-from longshore.core.images_push import names_to_push, plan_shipment, pushed_messages, sources_for
+from longshore.core.images.platforms import plan_drop
+from longshore.core.images.shipment import names_to_push, plan_shipment, pushed_messages, sources_for
 from longshore.errors import Conflict, InvalidArgument, NotFound
 from longshore.oci.descriptor import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, Descriptor, Platform
 from longshore.oci.digest import Digest, sha256_of

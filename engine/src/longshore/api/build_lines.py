@@ -15,7 +15,7 @@ from longshore.build.events import (
     Started,
     Transfer,
 )
-from longshore.core.images import Image
+from longshore.core.images.model import Image
 from longshore.oci.digest import parse_digest
 from longshore.oci.reference import parse_reference
 

@@ -9,7 +9,7 @@ import msgspec
 from longshore.api.http import AnyReply, Reply, Request, Route, Stream
 from longshore.api.progress import progress_stream
 from longshore.api.references import join_tag
-from longshore.core.images import Progress
+from longshore.core.images.model import Progress
 from longshore.errors import Conflict, InvalidArgument
 from longshore.oci.changes import apply_changes
 from longshore.oci.descriptor import decode_platform
@@ -30,7 +30,7 @@ async def create_image(request: Request) -> AnyReply:
     parsed = parse_reference(reference)
     decode_platform(query.get("platform", ""))
     auth = decode_auth_header(request.headers.get("X-Registry-Auth", ""))
-    pull_some = images.pull if parsed.tag or parsed.digest else images.pull_all
+    pull_some = images.transfer.pull if parsed.tag or parsed.digest else images.transfer.pull_all
 
     async def pull(progress: Progress) -> None:
         await pull_some(reference, platform=query.get("platform", ""), auth=auth, progress=progress)
@@ -52,9 +52,9 @@ async def _import(request: Request, source: str) -> AnyReply:
         if source != "-":
             url = source if "://" in source else f"http://{source}"
             progress({"status": f"Downloading from {url}"})
-            chunks = request.engine.images.download(url)
+            chunks = request.engine.images.transfer.download(url)
             message = message or f"Imported from {url}"
-        image = await request.engine.images.import_(
+        image = await request.engine.images.archives.import_(
             chunks, reference, query.all("changes"), message, platform
         )
         progress({"status": str(image.id)})
@@ -73,7 +73,7 @@ async def load_images(request: Request) -> AnyReply:
             if not (quiet and "id" in message):
                 progress(message)
 
-        await request.engine.images.load(request.body, tell, platform)
+        await request.engine.images.archives.load(request.body, tell, platform)
 
     return await progress_stream(run, peek=0)
 
@@ -86,7 +86,7 @@ async def _archive(request: Request, names: list[str]) -> AnyReply:
             await images.of_platform(name, platform)
         else:
             images.get(name)
-    chunks: AsyncIterator[bytes] = images.save(names, platform)
+    chunks: AsyncIterator[bytes] = images.archives.save(names, platform)
     return Stream(chunks, content_type="application/x-tar")
 
 
@@ -106,10 +106,10 @@ async def push_image(request: Request) -> AnyReply:
     tag = query.get("tag", "")
     platform = decode_platform(query.get("platform", ""))
     auth = decode_auth_header(request.headers.get("X-Registry-Auth", ""))
-    request.engine.images.to_push(name, tag)  # an unknown one is a 404
+    request.engine.images.transfer.to_push(name, tag)  # an unknown one is a 404
 
     async def push(progress: Progress) -> None:
-        await request.engine.images.push(name, tag, platform=platform, auth=auth, progress=progress)
+        await request.engine.images.transfer.push(name, tag, platform=platform, auth=auth, progress=progress)
 
     return await progress_stream(push)
 

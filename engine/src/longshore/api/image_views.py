@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from longshore.core.containers.inspect import DRIVER
-from longshore.core.images import Image
+from longshore.core.images.model import Image
 from longshore.oci.image_config import ContainerDefaults
 from longshore.oci.variants import Variant
 

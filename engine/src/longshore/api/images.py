@@ -7,9 +7,9 @@ import msgspec
 from longshore.api.http import AnyReply, Query, Reply, Request, Route
 from longshore.api.image_views import inspect_view, manifest_view, summary_view
 from longshore.api.references import join_tag
-from longshore.core.images import Image
-from longshore.core.images_filters import shared_sizes, truth
-from longshore.core.images_streams import in_thread
+from longshore.core.images.filters import shared_sizes, truth
+from longshore.core.images.model import Image
+from longshore.core.images.streams import in_thread
 from longshore.errors import InvalidArgument
 from longshore.oci.descriptor import Platform, decode_platform
 from longshore.registry.auth import decode_auth_header
@@ -35,7 +35,7 @@ async def manifests(request: Request, image: Image, name: str) -> list[dict[str,
     """`Manifests` of one name of an image."""
     images = request.engine.images
     _, found = await images.variants(name)
-    return [manifest_view(variant, image, images.in_use(image.id)) for variant in found]
+    return [manifest_view(variant, image, images.shelf.in_use(image.id)) for variant in found]
 
 
 async def inspect_image(request: Request) -> AnyReply:
@@ -137,7 +137,7 @@ async def search_images(request: Request) -> AnyReply:
     wanted = {
         name: truth(name, filters[name]) for name in ("is-official", "is-automated") if filters.get(name)
     }
-    found = await request.engine.images.search(term, limit=limit, auth=auth)
+    found = await request.engine.images.transfer.search(term, limit=limit, auth=auth)
     return Reply(
         body=[
             one

@@ -10,8 +10,8 @@ from longshore.api.image_views import summary_view
 from longshore.api.views import summary, volume_view
 from longshore.build.usage import usage
 from longshore.build.workshop import workshop_of
-from longshore.core.images import Image
-from longshore.core.images_filters import shared_sizes
+from longshore.core.images.filters import shared_sizes
+from longshore.core.images.model import Image
 from longshore.errors import InvalidArgument
 
 TYPES = ("container", "image", "volume", "build-cache")

@@ -99,7 +99,7 @@ class EngineHost(Host):
                 told.add(status)
                 progress(status)
 
-        await self._engine.images.pull(name, platform=platform, progress=tell)
+        await self._engine.images.transfer.pull(name, platform=platform, progress=tell)
 
     async def create_volume(self, wanted: WantedVolume) -> None:
         labels = {key: text_of(value) for key, value in (wanted.labels or {}).items()}

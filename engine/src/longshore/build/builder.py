@@ -25,7 +25,7 @@ from longshore.build.work import Work
 from longshore.build.upload import Upload
 from longshore.build.workshop import Workshop, workshop_of
 from longshore.core.engine import Engine
-from longshore.core.images import Image
+from longshore.core.images.model import Image
 from longshore.errors import EngineError, InvalidArgument, NotFound, Unsupported
 from longshore.oci.descriptor import parse_platform
 from longshore.oci.ignore import Ignore
@@ -297,7 +297,7 @@ class Build:
             try:
                 reference = parse_reference(name).with_default_tag()
                 credentials = await self._door.credentials(reference.domain)
-                found.append(await images.pull(str(reference), auth=credentials, progress=lambda _message: None))
+                found.append(await images.transfer.pull(str(reference), auth=credentials, progress=lambda _message: None))
             except EngineError as error:
                 await self._events.put(Note(f"importing cache from {name} failed: {error}"))
         return tuple(found)

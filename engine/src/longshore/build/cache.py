@@ -15,8 +15,8 @@ from typing import Literal
 import msgspec
 
 from longshore.core.database import Database
-from longshore.core.images import Images
-from longshore.core.images_model import Layer
+from longshore.core.images.facade import Images
+from longshore.core.images.model import Layer
 from longshore.oci.descriptor import Descriptor
 from longshore.oci.digest import Digest, parse_digest
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from longshore.core.images_model import Image, Layer
+from longshore.core.images.model import Image, Layer
 from longshore.oci.descriptor import OCI_MANIFEST, Descriptor, Platform
 from longshore.oci.digest import Digest, sha256_of
 from longshore.oci.image_config import ContainerDefaults, History, ImageConfig, RootFS

@@ -7,8 +7,8 @@ from longshore.build.copying import member
 from longshore.build.result import Built, Result
 from longshore.build.trees import LayersTree, Tree, walk
 from longshore.core.engine import Engine
-from longshore.core.images import Image
-from longshore.core.images_streams import from_thread
+from longshore.core.images.model import Image
+from longshore.core.images.streams import from_thread
 from longshore.errors import InvalidArgument
 from longshore.storage.tarstream import END
 
@@ -38,7 +38,7 @@ async def _registered(engine: Engine, built: Built) -> Image:
 async def archive(engine: Engine, result: Result, names: Sequence[str] = ()) -> AsyncIterator[bytes]:
     """One tar that is both an OCI layout and what `docker load` reads; the image is in the store afterwards."""
     image = await store(engine, result, names)
-    async for piece in engine.images.save(list(names) or [str(image.id)]):
+    async for piece in engine.images.archives.save(list(names) or [str(image.id)]):
         yield piece
 
 

@@ -9,7 +9,7 @@ from longshore.build.chain import Snapshot
 from longshore.build.result import Built
 from longshore.build.squash import write_squashed
 from longshore.build.work import Work
-from longshore.core.images_model import Layer
+from longshore.core.images.model import Layer
 from longshore.errors import InvalidArgument
 from longshore.oci.changes import DEFAULT_SHELL
 from longshore.oci.image_config import parse_image_config

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from longshore.build.chain import Snapshot
-from longshore.core.images import Image
-from longshore.core.images_model import Layer
+from longshore.core.images.model import Image
+from longshore.core.images.model import Layer
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from longshore.build.events import Warned
-from longshore.core.images_model import Layer
+from longshore.core.images.model import Layer
 from longshore.oci.digest import Digest, sha256_of
 from longshore.oci.image_config import ImageConfig
 

@@ -15,7 +15,7 @@ from longshore.build.work import Work
 from longshore.core.containers import Container, Containers
 from longshore.core.containers.creation import BuildStep
 from longshore.core.containers.record import MountPoint
-from longshore.core.images_model import Layer
+from longshore.core.images.model import Layer
 from longshore.core.model import CreateRequest, HostConfig
 from longshore.errors import EngineError
 from longshore.oci.digest import Digest

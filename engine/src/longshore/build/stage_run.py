@@ -29,7 +29,7 @@ from longshore.build.sources import copy_sources
 from longshore.build.stages import Stage, inputs_of
 from longshore.build.trees import LayersTree
 from longshore.build.work import Origin, Work, is_native
-from longshore.core.images_model import Layer
+from longshore.core.images.model import Layer
 from longshore.errors import EngineError, InvalidArgument, Unsupported
 from longshore.oci.descriptor import parse_platform
 from longshore.oci.changes import DEFAULT_SHELL, command_of, configure, environment, history_words

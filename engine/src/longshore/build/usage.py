@@ -114,7 +114,7 @@ async def prune(
     for folder in workshop.mounts.folders():
         if folder.name[:25] in ids:
             freed += await workshop.mounts.remove(folder.name)
-    freed += await workshop.engine.images.collect()
+    freed += await workshop.engine.images.shelf.collect()
     return [entry.id for entry in removed], freed
 
 

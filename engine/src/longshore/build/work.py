@@ -17,7 +17,7 @@ from longshore.build.stages import Plan, Stage, context_paths, step_id
 from longshore.build.trees import LayersTree, Tree, WithoutIgnored
 from longshore.build.upload import Upload, ignore_of
 from longshore.build.workshop import Workshop
-from longshore.core.images import Image
+from longshore.core.images.model import Image
 from longshore.errors import EngineError, NotFound, Unsupported
 from longshore.oci.descriptor import Platform, host_platform, parse_platform
 from longshore.oci.ignore import Ignore
@@ -187,7 +187,7 @@ class Work:
 
             teller = asyncio.ensure_future(tell())
             try:
-                return await self.workshop.engine.images.pull(
+                return await self.workshop.engine.images.transfer.pull(
                     str(reference), platform=platform, auth=credentials, progress=lines.put_nowait
                 )
             finally:

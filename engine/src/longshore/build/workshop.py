@@ -33,7 +33,7 @@ class Workshop:
         self.mounts = MountStore(engine.database, root)
         self.flights: Flights[Record, object] = Flights()
         self.slots = asyncio.Semaphore(STEPS_AT_ONCE)
-        engine.images.holders.append(self.cache)
+        engine.images.shelf.holders.append(self.cache)
 
     @property
     def scratch(self) -> Path:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from longshore.core.doctor import Doctor
     from longshore.core.events import EventBus
     from longshore.core.execs import Execs
-    from longshore.core.images import Images
+    from longshore.core.images.facade import Images
     from longshore.core.networks import Networks
     from longshore.core.registries import Registries
     from longshore.core.storage_repair import Upkeep

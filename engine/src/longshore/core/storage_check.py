@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Protocol
 
 from longshore.core.database import Database
-from longshore.core.images_catalog import Catalog, blobs_of
-from longshore.core.images_model import Image
+from longshore.core.images.catalog import Catalog, blobs_of
+from longshore.core.images.model import Image
 from longshore.errors import EngineError
 from longshore.oci.digest import Digest, parse_digest
 from longshore.oci.units import human_size

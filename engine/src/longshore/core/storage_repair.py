@@ -7,9 +7,9 @@ from pathlib import Path
 
 from longshore.core.disk_usage import Share, usage
 from longshore.core.doctor import Check
-from longshore.core.images import Images
-from longshore.core.images_model import Image
-from longshore.core.images_why import Reasons
+from longshore.core.images.facade import Images
+from longshore.core.images.model import Image
+from longshore.core.images.why import Reasons
 from longshore.core.storage_check import Finding, Picture, Repair, Stores, find, summary
 from longshore.errors import EngineError, NotFound
 from longshore.oci.descriptor import OCI_CONFIG, Descriptor
@@ -78,7 +78,7 @@ class Upkeep:
                     break
                 for finding in fresh:
                     done[finding.repair, finding.subject, finding.image] = await self._mend(finding)
-            await self._images.collect()
+            await self._images.shelf.collect()
         return list(done.values())
 
     async def _mend(self, finding: Finding) -> Mended:
@@ -137,7 +137,7 @@ class Upkeep:
                     return "the layer was packed again"
         name = image.tags[0] if image.tags else image.id.short
         usable = all(layers.has(layer.diff_id) for layer in image.layers)
-        if usable or self._images.in_use(image.id):
+        if usable or self._images.shelf.in_use(image.id):
             raise NotFound("it can run, but not be saved or pushed", hint=f"longshore pull {name}")
         self._stores.catalog.delete(image.id)
         return f"the image was forgotten; longshore pull {name}"

@@ -8,7 +8,7 @@ from longshore.oci.reference import Reference
 from longshore.registry.hosts import RegistryRules, parse_mirror
 
 if TYPE_CHECKING:
-    from longshore.core.images_pull import Intake
+    from longshore.core.images.intake import Intake
     from longshore.oci.descriptor import Descriptor
     from longshore.registry.auth import Credentials
     from longshore.registry.cargo import Cargo

@@ -15,8 +15,8 @@ from longshore.core.doctor import Doctor, read
 from longshore.core.engine import Engine
 from longshore.core.events import EventBus
 from longshore.core.execs import Execs
-from longshore.core.images import Images
-from longshore.core.images_why import Reasons
+from longshore.core.images.facade import Images
+from longshore.core.images.why import Reasons
 from longshore.core.log_budget import LogBudget, budget_of
 from longshore.core.logs import check as check_log
 from longshore.core.model import LogConfig
@@ -117,13 +117,13 @@ def upkeep_of(
 ) -> Upkeep:
     """What looks after the stores."""
     images = parts.images
-    stores = Stores(database, images, images.catalog, images.content, layers, parts.snapshots)
+    stores = Stores(database, images.shelf, images.shelf.catalog, images.content, layers, parts.snapshots)
 
     def users(id: Digest) -> list[tuple[str, str]]:
-        found = [containers.get(container) for container in images.in_use(id)]
+        found = [containers.get(container) for container in images.shelf.in_use(id)]
         return [(container.id, f"{container.name}, {container.state.status}") for container in found]
 
-    reasons = Reasons(images, images.catalog, users)
+    reasons = Reasons(images, images.shelf.catalog, users)
     return Upkeep(parts.paths.data, images, stores, lambda: [each.id for each in parts.store], reasons)
 
 
@@ -145,7 +145,7 @@ async def compose(settings: Settings, starting: Awaitable[Zygote]) -> AsyncGener
         layers = LayerStore(data / "layers", content)
         registry = LazyRegistry(settings)
         images = Images(database, content, layers, events, registry)
-        stack.push_async_callback(images.close)
+        stack.push_async_callback(images.shelf.close)
         volumes = Volumes(database, VolumeStore(data / "volumes"), events)
         manager = NetworkManager(NetworkSettings(bridge=settings.bridge, bip=settings.bip, mtu=settings.mtu))
         networks = Networks(database, manager, events)

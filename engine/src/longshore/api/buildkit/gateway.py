@@ -45,7 +45,7 @@ from longshore.build.events import Warned
 from longshore.build.export import tree_of
 from longshore.build.result import Built
 from longshore.build.trees import Entry, Tree, resolve
-from longshore.core.images import Image
+from longshore.core.images.model import Image
 from longshore.errors import InvalidArgument, NotFound
 from longshore.oci.reference import parse_reference
 
@@ -196,7 +196,7 @@ class Gateway:
         from longshore.api.buildkit.attachables import credentials
 
         login = await credentials(await self._kit.session(job), reference.domain)
-        return await images.pull(str(reference), auth=login, progress=lambda _: None)
+        return await images.transfer.pull(str(reference), auth=login, progress=lambda _: None)
 
     # The client's part
 

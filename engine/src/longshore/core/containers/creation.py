@@ -41,7 +41,7 @@ from longshore.runtime.cgroup_layout import layout
 from longshore.runtime.messages import OverlayRoot
 
 if TYPE_CHECKING:
-    from longshore.core.images import Image
+    from longshore.core.images.model import Image
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,8 +50,8 @@ class Containers:
         self._restorer = Restorer(parts, self._lifecycle)
         parts.volumes.users = parts.store.users_of_volume
         parts.networks.connector = Joiner(parts)
-        parts.images.in_use = lambda id: parts.store.users_of_image(str(id))
-        parts.images.running = lambda id: parts.store.users_of_image(str(id), running=True)
+        parts.images.shelf.in_use = lambda id: parts.store.users_of_image(str(id))
+        parts.images.shelf.running = lambda id: parts.store.users_of_image(str(id), running=True)
 
     async def create(
         self,

@@ -15,7 +15,7 @@ from longshore.core.userns import Remap
 
 if TYPE_CHECKING:
     from longshore.core.containers.container import Container
-    from longshore.core.images import Images
+    from longshore.core.images.facade import Images
     from longshore.core.networks import Networks
     from longshore.core.volumes import Volumes
     from longshore.network.manager import NetworkManager

@@ -8,7 +8,7 @@ containers want force.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from longshore.core.images_model import Image
+from longshore.core.images.model import Image
 from longshore.errors import Conflict
 from longshore.oci.digest import Digest
 from longshore.oci.reference import Reference, parse_reference

@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from longshore.core.images import Images
-from longshore.core.images_catalog import Catalog, blobs_of
-from longshore.core.images_model import Image
+from longshore.core.images.catalog import Catalog, blobs_of
+from longshore.core.images.facade import Images
+from longshore.core.images.model import Image
 from longshore.errors import InvalidArgument, NotFound
 from longshore.oci.descriptor import INDEX_TYPES
 from longshore.oci.digest import Digest
@@ -104,7 +104,7 @@ class Reasons:
             target = self._catalog.target(name)
             if target.media_type in INDEX_TYPES and digest in self._catalog.parts(name):
                 holders.append(Holder("tag", parse_reference(name).familiar, "part of its index"))
-        if any(holder.uses_blob(digest) for holder in self._images.holders):
+        if any(holder.uses_blob(digest) for holder in self._images.shelf.holders):
             holders.append(_CACHE)
         holders += self._operations(digest)
         return Why(str(digest), "blob", self._content.size(digest), tuple(holders))
@@ -114,7 +114,7 @@ class Reasons:
         for image in [*self._catalog.all(), *self._catalog.hidden()]:
             numbers = [n for n, layer in enumerate(image.layers, 1) if layer.diff_id == digest]
             holders += [Holder("image", str(image.id), f"layer {n}{_called(image)}") for n in numbers[:1]]
-        if any(holder.uses_layer(digest) for holder in self._images.holders):
+        if any(holder.uses_layer(digest) for holder in self._images.shelf.holders):
             holders.append(_CACHE)
         if digest == EMPTY_LAYER:
             holders.append(Holder("operation", "always", "the one layer of images without layers"))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from longshore.core.images_model import Image
+from longshore.core.images.model import Image
 from longshore.errors import InvalidArgument
 from longshore.oci.digest import Digest
 from longshore.oci.reference import parse_reference

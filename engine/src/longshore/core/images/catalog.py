@@ -11,7 +11,7 @@ from dataclasses import replace
 import msgspec
 
 from longshore.core.database import Database
-from longshore.core.images_model import Image, Layer
+from longshore.core.images.model import Image, Layer
 from longshore.errors import InvalidArgument, NotFound
 from longshore.oci.descriptor import Descriptor
 from longshore.oci.digest import Digest, parse_digest, sha256_of

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from longshore.core.images_model import Image, Layer
+from longshore.core.images.model import Image, Layer
 from longshore.errors import Conflict
 from longshore.oci.descriptor import Platform
 from longshore.oci.digest import Digest, parse_digest

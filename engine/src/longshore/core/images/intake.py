@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from longshore.core.images_model import Progress
+from longshore.core.images.model import Progress
 from longshore.errors import Conflict, InvalidArgument, OutOfSpace, Unavailable, Unsupported
 from longshore.oci.descriptor import Descriptor
 from longshore.oci.digest import Digest, parse_digest

@@ -10,7 +10,7 @@ from longshore.oci.image_config import ImageConfig
 from longshore.oci.reference import Reference
 
 if TYPE_CHECKING:
-    from longshore.core.images_pull import Intake
+    from longshore.core.images.intake import Intake
     from longshore.registry.auth import Credentials
     from longshore.registry.cargo import Cargo
     from longshore.registry.client import Described, Pulled

@@ -1,0 +1,1 @@
+"""Images as users know them, and the garbage they leave."""
