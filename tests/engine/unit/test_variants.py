@@ -159,6 +159,15 @@ def test_a_push_sends_the_index_when_all_of_it_is_here_or_there() -> None:
     assert last["aux"] == {"Tag": "1", "Digest": parts[0]["digest"], "Size": parts[0]["size"]}
 
 
+def test_a_push_sends_the_manifest_that_the_name_stands_for() -> None:
+    """The image may have come once more, with a manifest of its own: the name stays with the first one."""
+    content = Content()
+    top, _ = index(content)
+    named, other = variants(top, content)[:2]
+    sent = plan_shipment(named.descriptor, [named], other, (), none)
+    assert (sent.target, sent.cargo.manifests) == (named.descriptor, (named.descriptor,))
+
+
 NAMES = ["docker.io/library/app:1", "docker.io/library/app:2", "localhost:5000/app:1", f"docker.io/library/app@sha256:{'0' * 64}"]  # fmt: skip
 
 

@@ -32,6 +32,8 @@ async def disk_usage(request: Request) -> AnyReply:
     if "build-cache" in wanted:
         entries = [*await usage(workshop_of(request.engine)), *contexts_of(request.engine).usage()]
         view["BuildCache"] = [entry.view() for entry in entries]
+        if request.version < (1, 42):
+            view["BuilderSize"] = sum(entry.size for entry in entries)
     return Reply(body=view)
 
 

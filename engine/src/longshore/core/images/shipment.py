@@ -56,7 +56,9 @@ def plan_shipment(
     that the repository has already, so that their content is not needed here.
     """
     if target.media_type not in INDEX_TYPES:
-        return Shipment(target, _cargo([fallback], None, sources))
+        # The name's own manifest, which need not be the one that the image came with last
+        own = next((variant for variant in variants if variant.available), fallback)
+        return Shipment(own.descriptor, _cargo([own], None, sources))
     here = [variant for variant in variants if variant.available]
     lacking = [v for v in variants if not v.available and v.descriptor.digest not in elsewhere]
     if lacking:
